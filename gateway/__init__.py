@@ -1,0 +1,1 @@
+"""The gateway: tokenises, schedules, samples, streams. No GPU, no torch."""
