@@ -1,0 +1,15 @@
+"""`tandem serve`: the services that run in the foreground, one process each."""
+
+import click
+
+from common.cli.lazy_group import LazyCommand, LazyGroup
+
+SERVICES = {
+    "gateway": LazyCommand("gateway.commands.serve:serve", "Serve the public API in front of a rank group."),
+    "shard": LazyCommand("shard_worker.commands.serve:serve", "Serve one rank of a tensor-parallel group."),
+}
+
+
+@click.group(cls=LazyGroup, table=SERVICES)
+def serve() -> None:
+    """Run one service in the foreground."""

@@ -1,0 +1,96 @@
+"""How an answer is shown: as text while it comes, or as one JSON object a line."""
+
+import json
+import sys
+from typing import Any, Protocol
+
+from google.protobuf.message import Message
+from tandem.v1.inference_service_pb2 import FinishReason, GenerateDelta, GenerateFinished, GenerateStarted
+
+
+class Printer(Protocol):
+    """Shows the events of one answer."""
+
+    def started(self, event: GenerateStarted) -> None: ...
+
+    def delta(self, event: GenerateDelta) -> None: ...
+
+    def finished(self, event: GenerateFinished) -> None: ...
+
+    def broken_off(self) -> None:
+        """The stream ended without a finished event."""
+
+
+class TextPrinter:
+    """Text to stdout as it comes; to a terminal without control characters, which could forge its screen."""
+
+    def __init__(self) -> None:
+        self._keep_all = not sys.stdout.isatty()
+        self._in_line = False
+
+    def started(self, event: GenerateStarted) -> None: ...
+
+    def delta(self, event: GenerateDelta) -> None:
+        text = event.text if self._keep_all else printable(event.text)
+        if text:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+            self._in_line = not text.endswith("\n")
+
+    def finished(self, event: GenerateFinished) -> None:
+        self.broken_off()
+
+    def broken_off(self) -> None:
+        if self._in_line:
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+
+
+class JsonPrinter:
+    """One JSON object a line, its keys named as in the proto file."""
+
+    def started(self, event: GenerateStarted) -> None:
+        _print_line({"event": "started", **plain(event)})
+
+    def delta(self, event: GenerateDelta) -> None:
+        fields = plain(event)
+        if not event.logprobs:
+            del fields["logprobs"]
+        _print_line({"event": "delta", **fields})
+
+    def finished(self, event: GenerateFinished) -> None:
+        fields: dict[str, Any] = {"event": "finished", "finish_reason": finish_reason(event)}
+        if event.stop_string:
+            fields["stop_string"] = event.stop_string
+        if event.HasField("stop_token_id"):
+            fields["stop_token_id"] = event.stop_token_id
+        _print_line({**fields, "usage": plain(event.usage), "timings": plain(event.timings)})
+
+    def broken_off(self) -> None: ...
+
+
+def finish_reason(event: GenerateFinished) -> str:
+    """Return the reason as a lower-case word, such as "length"."""
+    return FinishReason.Name(event.reason).removeprefix("FINISH_REASON_").lower()
+
+
+def printable(text: str) -> str:
+    """Return `text` without control characters other than newline and tab."""
+    return "".join(c for c in text if c in "\n\t" or (c >= " " and not "\x7f" <= c <= "\x9f"))
+
+
+def plain(message: Message) -> dict[str, Any]:
+    """Return `message` as a dict of all its fields; unlike in protobuf JSON, 64-bit numbers stay numbers."""
+    return {field.name: _plain_value(getattr(message, field.name)) for field in message.DESCRIPTOR.fields}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, Message):
+        return plain(value)
+    if isinstance(value, str | int | float):
+        return value
+    return [_plain_value(item) for item in value]
+
+
+def _print_line(fields: dict[str, Any]) -> None:
+    print(json.dumps(fields, ensure_ascii=False), flush=True)

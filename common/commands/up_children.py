@@ -1,0 +1,96 @@
+"""Which processes does `tandem up` start, and with which flags?"""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from common.commands.up_settings import UpSettings
+from common.errors import SettingsError
+from common.supervisor import Stage
+from common.supervisor_child import ChildCommand
+
+RANK_STOP_BUDGET_S = 10.0
+STOP_MARGIN_S = 5.0
+
+GATEWAY_FIELDS = (
+    "max_running",
+    "max_step_tokens",
+    "max_prefill_chunk_tokens",
+    "decode_slowdown_limit",
+    "prefix_reuse",
+    "max_queued_requests",
+    "drain_budget_s",
+)
+
+
+def plan_stages(settings: UpSettings, model: Path, listen: str, folder: Path, cores: int) -> list[Stage]:
+    """Return the ranks' stage and the gateway's: stopped in the opposite order, so that streams can drain.
+
+    The ranks listen on unix sockets in `folder`, which must be private; `listen` is the gateway's address.
+    """
+    sockets = [f"unix:{folder}/rank{rank}.sock" for rank in range(settings.tp)]
+    ranks = [_rank(settings, rank, model, sockets[rank], folder, cores) for rank in range(settings.tp)]
+    return [
+        Stage(ranks, RANK_STOP_BUDGET_S),
+        Stage([_gateway(settings, model, listen, sockets)], settings.drain_budget_s + STOP_MARGIN_S),
+    ]
+
+
+def _gateway(settings: UpSettings, model: Path, listen: str, ranks: Sequence[str]) -> ChildCommand:
+    flags = {"model": model, "listen": listen, "ranks": ",".join(ranks)}
+    flags |= {name: getattr(settings, name) for name in GATEWAY_FIELDS}
+    return ChildCommand(
+        "gateway",
+        _serve("gateway", flags),
+        _other_settings("gateway", settings.gateway, taken=flags),
+    )
+
+
+def _rank(
+    settings: UpSettings, rank: int, model: Path, listen: str, folder: Path, cores: int
+) -> ChildCommand:
+    threads = settings.threads or max(1, cores // settings.tp)
+    flags = {
+        "model": model,
+        "rank": rank,
+        "tp": settings.tp,
+        "listen": listen,
+        "device": f"cuda:{rank}" if settings.device == "cuda" else settings.device,
+        "dtype": settings.dtype or ("float32" if settings.device == "cpu" else "bfloat16"),
+        "threads": threads,
+        "kv_cache_tokens": settings.kv_cache_tokens,
+        "max_step_tokens": settings.max_step_tokens,
+    }
+    environ = {"OMP_NUM_THREADS": str(threads)}
+    if settings.tp > 1:
+        flags["rendezvous"] = f"file://{folder}/rendezvous"
+        environ["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
+    environ |= _other_settings("shard", settings.shard, taken=flags)
+    return ChildCommand(f"rank {rank}", _serve("shard", flags), environ)
+
+
+def _serve(service: str, flags: Mapping[str, object]) -> tuple[str, ...]:
+    """Return the command line of `tandem serve`; None leaves a flag out."""
+    command_line = [sys.executable, "-m", "common.cli.main", "serve", service]
+    for name, value in flags.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            command_line.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None:
+            command_line += [f"--{flag}", str(value)]
+    return tuple(command_line)
+
+
+def _other_settings(service: str, pairs: Sequence[str], taken: Mapping[str, object]) -> dict[str, str]:
+    """Turn KEY=VALUE pairs into the service's environment variables, where the service itself judges them."""
+    environ = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        name = key.strip().replace("-", "_")
+        if not equals or not name.isidentifier():
+            raise SettingsError(f"--{service} {pair}: expected KEY=VALUE")
+        if taken.get(name) is not None:
+            raise SettingsError(f"--{service} {pair}: `tandem up` sets {name} itself")
+        environ[f"TANDEM_{service.upper()}_{name.upper()}"] = value
+    return environ

@@ -1,0 +1,1 @@
+"""Conversations to token ids, through the checkpoint's own chat template."""

@@ -1,0 +1,27 @@
+"""`tandem serve gateway`."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import click
+
+from common.cli.log_level import log_level_option
+from common.process import set_up_logging
+from common.settings_sources import resolve, settings_options
+from gateway.settings import GatewaySettings
+
+
+@click.command("gateway")
+@settings_options(GatewaySettings)
+@log_level_option
+def serve(config: Path | None, log_level: str, **flags: object) -> None:
+    """Serve the public API in front of a rank group.
+
+    Flags go before environment variables (TANDEM_GATEWAY_MAX_RUNNING), those before the --config file.
+    """
+    settings = resolve(GatewaySettings, "TANDEM_GATEWAY", flags, os.environ, config)
+    set_up_logging("gateway", log_level)
+    from gateway.server import serve as run  # grpc is slow to import, and --help does not need it
+
+    asyncio.run(run(settings))

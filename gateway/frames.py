@@ -1,0 +1,61 @@
+"""A step's plan as the bytes that every rank gets (tandem.shard.v1.Plan)."""
+
+from array import array
+from collections.abc import Callable, Iterable
+
+from common.arrays import F32, I32, to_wire
+from gateway.sampling.params import SamplingParams
+from gateway.scheduling.plan import StepPlan
+from gateway.scheduling.sequence import Kind, Sequence
+from tandem.shard.v1 import shard_service_pb2 as pb
+
+NUM_NOISED = 8
+
+
+def encode_plan(
+    plan: StepPlan, num_top: Callable[[Sequence], int], num_raw: Callable[[Sequence], int]
+) -> bytes:
+    """Return the serialised Plan. `num_top` and `num_raw` say how long a sequence needs those lists to be."""
+    rows = plan.rows
+    sampled = [row.sequence for row in rows if row.sampled]
+    scored = [row.sequence for row in rows if row.scored]
+    message = pb.Plan(
+        opens=[_open(sequence) for sequence in plan.opens],
+        closes=_u32(plan.closes),
+        row_sequences=_u32(row.sequence.number for row in rows),
+        row_base_lengths=_u32(row.base_length for row in rows),
+        row_lengths=_u32(len(row.token_ids) for row in rows),
+        row_sampled=_u32(row.sampled for row in rows),
+        row_scored=_u32(row.scored for row in rows),
+        token_ids=b"".join(row.token_ids for row in rows),
+        row_blocks=_u32(len(row.block_table) for row in rows),
+        block_tables=b"".join(row.block_table for row in rows),
+        scored_ids=b"".join(row.scored_ids for row in rows),
+        num_noised=NUM_NOISED,
+        num_top=max(map(num_top, sampled), default=0),
+        num_raw=max(map(num_raw, sampled), default=0),
+        num_scored_raw=max([1, *map(num_raw, scored)]) if scored else 0,
+    )
+    return message.SerializeToString()
+
+
+def _open(sequence: Sequence) -> pb.SequenceOpen:
+    if sequence.kind is Kind.SCORE:
+        return pb.SequenceOpen(sequence=sequence.number, repetition_penalty=1.0)
+    params: SamplingParams = sequence.params
+    return pb.SequenceOpen(
+        sequence=sequence.number,
+        seed=params.seed,
+        temperature=params.temperature,
+        repetition_penalty=params.repetition_penalty,
+        presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty,
+        bias_ids=to_wire(list(params.logit_bias), I32),
+        bias_values=to_wire(list(params.logit_bias.values()), F32),
+        prompt_length=sequence.prompt_length,
+        history=to_wire(sequence.token_ids, I32) if params.has_penalties else b"",
+    )
+
+
+def _u32(values: Iterable[int]) -> bytes:
+    return array("I", values).tobytes()

@@ -1,0 +1,89 @@
+"""One Generate request on its way: the step loop puts tokens in, the service takes deltas out."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from common.errors import TandemError
+from gateway.detokenizer import StreamText
+from gateway.sampling.logprobs import PositionLogprobs
+from gateway.scheduling.sequence import Sequence
+from gateway.stopping import Finish, FinishReason, StopRules
+from gateway.waterfall import Waterfall
+
+
+@dataclass
+class Delta:
+    """What a client has not been sent yet."""
+
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[PositionLogprobs] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.text or self.token_ids)
+
+
+class Generation:
+    """Stop rules, text and output buffer of one sequence.
+
+    Output that the client is slow to take piles up in one delta, which `max_new_tokens` bounds.
+    """
+
+    def __init__(self, sequence: Sequence, stop: StopRules, text: StreamText, waterfall: Waterfall) -> None:
+        self.sequence = sequence
+        self.stop = stop
+        self.waterfall = waterfall
+        self.finish: Finish | None = None
+        self.completion_tokens = 0
+        self._text = text
+        self._delta = Delta()
+        self._error: TandemError | None = None
+        self._changed = asyncio.Event()
+
+    def accept(self, token_id: int, logprobs: PositionLogprobs | None) -> bool:
+        """Take the next token; returns whether the stream ends with it."""
+        self.waterfall.token(time.perf_counter_ns())
+        reason = self.stop.token_ends(token_id)
+        if reason is not None:
+            self._end(Finish(reason, stop_token_id=token_id))
+            return True
+        self.completion_tokens += 1
+        self._delta.token_ids.append(token_id)
+        if logprobs is not None:
+            self._delta.logprobs.append(logprobs)
+        new = self._text.push(token_id)
+        self._delta.text += new.text
+        if new.stop_string is not None:
+            self.finish = Finish(FinishReason.STOP_STRING, stop_string=new.stop_string)
+        elif self.completion_tokens >= self.stop.max_new_tokens:
+            self._end(Finish(FinishReason.LENGTH))
+        self._changed.set()
+        return self.finish is not None
+
+    def fail(self, error: TandemError) -> None:
+        """End the stream with an error; what was generated before is still delivered."""
+        self._error = error
+        self._changed.set()
+
+    async def take(self) -> Delta:
+        """Wait for output and return all of it; empty only when the stream has ended.
+
+        Raises the error the stream ended with, once all output has been taken.
+        """
+        while not self._delta and self.finish is None:
+            if self._error is not None:
+                raise self._error
+            self._changed.clear()
+            await self._changed.wait()
+        delta, self._delta = self._delta, Delta()
+        return delta
+
+    def _end(self, finish: Finish) -> None:
+        flushed = self._text.flush()
+        self._delta.text += flushed.text
+        # Held-back text may complete a stop string only when it is flushed.
+        self.finish = finish if flushed.stop_string is None else Finish(
+            FinishReason.STOP_STRING, stop_string=flushed.stop_string
+        )
+        self._changed.set()

@@ -1,0 +1,1 @@
+"""How the gateway draws tokens from the records that the ranks report."""

@@ -1,0 +1,61 @@
+"""The gateway's process: read the checkpoint's settings, listen, attach to the ranks, serve, drain, stop."""
+
+import asyncio
+import logging
+
+import grpc
+from grpc_reflection.v1alpha import reflection
+
+from common.channel import server_options
+from common.errors import SettingsError
+from common.health import HEALTH_SERVICE, HealthBoard
+from common.manifest import read_manifest
+from common.process import run_until_signalled
+from gateway.limits import ModelLimits
+from gateway.prompts import PromptReader
+from gateway.registration import SERVICE, register
+from gateway.service import InferenceService
+from gateway.settings import GatewaySettings
+from gateway.step_loop import StepLoop
+
+log = logging.getLogger(__name__)
+
+
+async def serve(settings: GatewaySettings) -> None:
+    """Run the gateway until it is told to stop. Health is SERVING while a rank group is attached and makes progress.
+
+    Raises SettingsError or CheckpointError when it cannot start.
+    """
+    manifest, checkpoint_hash = read_manifest(settings.model)
+    arch = manifest.architecture
+    model = ModelLimits(
+        name=manifest.name,
+        vocabulary_size=arch.vocabulary_size,
+        context_length=arch.context_length,
+        max_new_tokens=min(settings.max_new_tokens, arch.context_length),
+    )
+    prompts = PromptReader(settings.model, manifest, model)
+    server = grpc.aio.server(options=server_options(settings.max_message_bytes))
+    health = HealthBoard([SERVICE.full_name])
+    health.add_to(server)
+    loop = StepLoop(settings, checkpoint_hash, health)
+    register(InferenceService(loop, prompts, model, manifest, checkpoint_hash), server, settings.write_timeout_s)
+    if settings.reflection:
+        names = (SERVICE.full_name, HEALTH_SERVICE, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+    try:
+        port = server.add_insecure_port(settings.listen)
+    except RuntimeError as error:
+        raise SettingsError(f"cannot listen on {settings.listen}: {error}") from error
+    await prompts.start()
+    await server.start()
+    log.info("listening on port %d for %s", port, manifest.name)
+    running = asyncio.create_task(loop.run())
+    try:
+        await run_until_signalled(
+            server, health, drain=loop.drain, drain_budget_s=settings.drain_budget_s, failed=running
+        )
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+        await prompts.close()

@@ -1,0 +1,35 @@
+"""What can be set on a gateway."""
+
+from pathlib import Path
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from common.settings import Settings
+
+
+class GatewaySettings(Settings):
+    """Settings of one gateway process."""
+
+    model: Path = Field(description="folder of the checkpoint that the ranks serve (its manifest and tokenizer are read)")
+    ranks: tuple[str, ...] = Field(min_length=1, description="addresses of all ranks of the group, in rank order")
+    listen: str = Field(default="127.0.0.1:50051", description="address to serve on, host:port")
+    reflection: bool = Field(default=True, description="answer gRPC reflection")
+
+    max_running: PositiveInt = Field(default=64, description="most sequences in one step")
+    max_step_tokens: PositiveInt = Field(default=512, description="most token ids in one step")
+    max_prefill_chunk_tokens: PositiveInt = Field(default=512, description="most ids of one prompt in one step")
+    decode_slowdown_limit: PositiveFloat = Field(
+        default=2.0,
+        description="prefill chunks shrink so that a step takes at most this many times a step without prefill; "
+        "0 < limit <= 1 always takes the smallest chunk",
+    )
+    prefix_reuse: bool = Field(default=True, description="share KV blocks of equal prompt prefixes of one tenant")
+
+    max_queued_requests: NonNegativeInt = Field(default=256, description="most requests waiting for their first step")
+    max_queued_tokens: PositiveInt = Field(default=1 << 18, description="most prompt tokens waiting for their first step")
+    max_new_tokens: PositiveInt = Field(default=8192, description="largest accepted max_tokens")
+    max_message_bytes: PositiveInt = Field(default=1 << 20, description="largest accepted request message")
+
+    step_timeout_s: PositiveFloat = Field(default=60.0, description="a step not answered in this time ends the rank group")
+    write_timeout_s: PositiveFloat = Field(default=30.0, description="a client that takes nothing for this long is dropped")
+    drain_budget_s: PositiveFloat = Field(default=30.0, description="time running streams get to finish on shutdown")

@@ -1,0 +1,173 @@
+"""The one loop: plan, run on all ranks, decide, commit. It holds a rank group and outlives it."""
+
+import asyncio
+import logging
+import time
+
+from common.errors import Refused, TandemError, Unavailable
+from common.health import HealthBoard
+from gateway.decision import Decision, Job
+from gateway.frames import encode_plan
+from gateway.scheduling.block_pool import BlockPool
+from gateway.scheduling.plan import StepPlan
+from gateway.scheduling.prefill_pacer import PrefillPacer
+from gateway.scheduling.scheduler import Scheduler
+from gateway.scheduling.sequence import Sequence
+from gateway.settings import GatewaySettings
+from gateway.shard_group import GroupInfo, ShardGroup
+from gateway.waterfall import RankTimes, StepTimes
+
+ATTACH_PAUSE_S = 0.1
+log = logging.getLogger(__name__)
+
+
+class StepLoop:
+    """Runs every job's sequence, one step after the other. All calls come from the event loop's thread.
+
+    A lost rank group ends no stream: its sequences wait, the loop attaches to the next formation, and what was
+    committed is computed again.
+    """
+
+    def __init__(self, settings: GatewaySettings, checkpoint_hash: str, health: HealthBoard) -> None:
+        self._settings = settings
+        self._checkpoint_hash = checkpoint_hash
+        self._health = health
+        self._scheduler: Scheduler | None = None
+        self._group: ShardGroup | None = None
+        self._draining = False
+        self._jobs: dict[Sequence, Job] = {}
+        self._work = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def group(self) -> GroupInfo:
+        """The attached rank group. Raises Unavailable while there is none."""
+        if self._group is None:
+            raise Unavailable("the ranks are not ready")
+        return self._group.info
+
+    def submit(self, job: Job) -> None:
+        """Let a job's sequence wait for its first step.
+
+        Raises Unavailable while draining or without ranks, Overloaded when too much is waiting, InvalidRequest when
+        it could never fit.
+        """
+        if self._draining:
+            raise Unavailable("the gateway is shutting down")
+        if self._group is None or self._scheduler is None:
+            raise Unavailable("the ranks are not ready")
+        self._scheduler.add(job.sequence)
+        job.waterfall.admitted_ns = time.perf_counter_ns()
+        self._jobs[job.sequence] = job
+        self._idle.clear()
+        self._work.set()
+
+    def cancel(self, job: Job) -> None:
+        """Forget a job, finished or not. Its blocks are free once the step that uses them is over."""
+        if self._jobs.pop(job.sequence, None) is not None and self._scheduler is not None:
+            self._scheduler.cancel(job.sequence)
+
+    async def drain(self) -> None:
+        """Refuse new jobs and return when the running ones are done."""
+        self._draining = True
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Attach, serve, and start over when the group is lost; ends only by cancellation."""
+        try:
+            while True:
+                self._group = await self._attach()
+                await self._health.set_serving(True)
+                try:
+                    await self._serve(self._group)
+                except (Unavailable, Refused) as error:
+                    log.error("rank group lost: %s", error)
+                await self._lose_group()
+        finally:
+            if self._group is not None:
+                await self._group.close()
+
+    async def _attach(self) -> ShardGroup:
+        """Try until all ranks are there; log each new reason why they are not."""
+        told = ""
+        while True:
+            try:
+                group = await ShardGroup.attach(
+                    self._settings.ranks, self._checkpoint_hash, self._settings.step_timeout_s
+                )
+                self._take(group.info)
+            except TandemError as error:
+                if str(error) != told:
+                    log.info("waiting for the ranks: %s", told := str(error))
+                await asyncio.sleep(ATTACH_PAUSE_S)
+            else:
+                log.info("attached to %d ranks, %d KV blocks", len(group.info.ranks), group.info.num_blocks)
+                return group
+
+    def _take(self, info: GroupInfo) -> None:
+        """Fit the scheduler to a new group."""
+        if self._scheduler is None:
+            self._scheduler = self._make_scheduler(info)
+            return
+        for misfit in self._scheduler.on_group_lost(info.num_blocks):
+            self._jobs.pop(misfit).fail(Unavailable("the ranks came back with too small a KV cache"))
+
+    async def _lose_group(self) -> None:
+        await self._health.set_serving(False)
+        group, self._group = self._group, None
+        assert group is not None
+        await group.close()
+
+    async def _serve(self, group: ShardGroup) -> None:
+        scheduler = self._scheduler
+        assert scheduler is not None
+        while True:
+            began_ns = time.perf_counter_ns()
+            plan = scheduler.plan()
+            if plan is None:
+                if not self._jobs:
+                    self._idle.set()
+                self._work.clear()
+                await self._work.wait()
+                continue
+            await self._step(group, scheduler, plan, began_ns)
+
+    async def _step(self, group: ShardGroup, scheduler: Scheduler, plan: StepPlan, began_ns: int) -> None:
+        jobs = [self._jobs.get(row.sequence) for row in plan.rows]
+        for job in jobs:
+            if job is not None:
+                job.waterfall.begin_step(began_ns)
+        decision = Decision(plan, jobs, group)
+        data = encode_plan(plan, decision.num_top, decision.num_raw)
+        sent_ns = time.perf_counter_ns()
+        results = await group.run(data)
+        answered_ns = time.perf_counter_ns()
+        outcomes = await decision.decide(results)
+        for failed in decision.failed:
+            scheduler.fail(failed.sequence)
+        scheduler.commit(plan, outcomes)
+        scheduler.pacer.observe(plan.decode_rows, plan.prefill_tokens, (answered_ns - sent_ns) * 1e-9)
+        times = StepTimes(
+            plan_ns=sent_ns - began_ns,
+            round_trip_ns=answered_ns - sent_ns,
+            ranks=tuple(RankTimes(r.queue_ns, r.compute_ns, r.collective_ns, r.encode_ns) for r in results),
+        )
+        decided_ns = time.perf_counter_ns()
+        for job in jobs:
+            if job is not None:
+                job.waterfall.add_step(times, decided_ns - answered_ns)
+
+    def _make_scheduler(self, info: GroupInfo) -> Scheduler:
+        settings = self._settings
+        max_step_tokens = min(settings.max_step_tokens, info.max_step_tokens)
+        return Scheduler(
+            BlockPool(info.num_blocks, info.block_size_tokens),
+            PrefillPacer(settings.decode_slowdown_limit, max_step_tokens),
+            max_running=min(settings.max_running, max_step_tokens),
+            max_step_tokens=max_step_tokens,
+            max_prefill_chunk_tokens=settings.max_prefill_chunk_tokens,
+            max_queued_requests=settings.max_queued_requests,
+            max_queued_tokens=settings.max_queued_tokens,
+            prefix_reuse=settings.prefix_reuse,
+        )

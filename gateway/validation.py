@@ -1,0 +1,163 @@
+"""What a caller sent, checked field by field. Everything behind this file can trust its numbers."""
+
+import math
+import secrets
+from collections.abc import Iterable
+
+from common.errors import InvalidRequest, NotFound
+from gateway import limits
+from gateway.chat.message import ChatMessage
+from gateway.limits import ModelLimits
+from gateway.sampling.params import SamplingParams
+from gateway.stopping import StopRules
+from tandem.v1 import inference_service_pb2 as pb
+from tandem.v1 import sampling_pb2
+
+
+def check_model(name: str, model: ModelLimits) -> None:
+    """Raise NotFound when the request names another model."""
+    if name not in ("", model.name):
+        raise NotFound(f"the served model is {model.name!r}")
+
+
+def request_id(value: str) -> str:
+    """Return the caller's request id, or a new one."""
+    if len(value) > limits.MAX_REQUEST_ID_CHARS:
+        raise InvalidRequest("request_id", f"at most {limits.MAX_REQUEST_ID_CHARS} characters")
+    if not (value.isascii() and value.isprintable()):
+        raise InvalidRequest("request_id", "printable ASCII characters only")
+    return value or secrets.token_hex(8)
+
+
+def priority(value: int) -> None:
+    """Raise InvalidRequest unless the reserved field is 0."""
+    if value:
+        raise InvalidRequest("priority", "only 0 is accepted")
+
+
+def chat_messages(chat: pb.ChatMessages, field: str = "chat") -> list[ChatMessage]:
+    """Return the conversation."""
+    if not chat.messages:
+        raise InvalidRequest(f"{field}.messages", "at least one message is needed")
+    if len(chat.messages) > limits.MAX_CHAT_MESSAGES:
+        raise InvalidRequest(f"{field}.messages", f"at most {limits.MAX_CHAT_MESSAGES} messages")
+    for index, message in enumerate(chat.messages):
+        if not message.role:
+            raise InvalidRequest(f"{field}.messages[{index}].role", "must not be empty")
+    return [ChatMessage(role=message.role, content=message.content) for message in chat.messages]
+
+
+def token_ids(ids: Iterable[int], field: str, model: ModelLimits) -> list[int]:
+    """Return the ids as a list; all are below the vocabulary size."""
+    checked = list(ids)
+    if checked and max(checked) >= model.vocabulary_size:
+        index = next(i for i, token_id in enumerate(checked) if token_id >= model.vocabulary_size)
+        raise InvalidRequest(f"{field}[{index}]", f"must be below the vocabulary size {model.vocabulary_size}")
+    return checked
+
+
+def prompt_length(length: int, field: str, model: ModelLimits, room_for: int = 1) -> None:
+    """Raise InvalidRequest when a prompt is empty or leaves no room for `room_for` new tokens."""
+    if length == 0:
+        raise InvalidRequest(field, "must hold at least one token")
+    if length + room_for > model.context_length:
+        raise InvalidRequest(
+            field, f"{length} tokens do not fit: the context holds {model.context_length}, the answer included"
+        )
+
+
+def stop_rules(
+    stopping: pb.StoppingParams, prompt_tokens: int, end_of_text_ids: Iterable[int], model: ModelLimits
+) -> StopRules:
+    """Return the request's stop rules, given the prompt's length."""
+    room = model.context_length - prompt_tokens
+    if stopping.HasField("max_tokens"):
+        max_new_tokens = stopping.max_tokens
+        if max_new_tokens < 1:
+            raise InvalidRequest("stopping.max_tokens", "at least 1")
+        if max_new_tokens > model.max_new_tokens:
+            raise InvalidRequest("stopping.max_tokens", f"at most {model.max_new_tokens}")
+        if max_new_tokens > room:
+            raise InvalidRequest(
+                "stopping.max_tokens",
+                f"{prompt_tokens} prompt tokens + {max_new_tokens} exceed the context of {model.context_length}",
+            )
+    else:
+        max_new_tokens = min(room, model.max_new_tokens)
+    if len(stopping.stop_strings) > limits.MAX_STOP_STRINGS:
+        raise InvalidRequest("stopping.stop_strings", f"at most {limits.MAX_STOP_STRINGS} strings")
+    for index, stop_string in enumerate(stopping.stop_strings):
+        if not 1 <= len(stop_string.encode()) <= limits.MAX_STOP_STRING_BYTES:
+            raise InvalidRequest(
+                f"stopping.stop_strings[{index}]", f"1 to {limits.MAX_STOP_STRING_BYTES} bytes of UTF-8"
+            )
+    if len(stopping.stop_token_ids) > limits.MAX_STOP_TOKEN_IDS:
+        raise InvalidRequest("stopping.stop_token_ids", f"at most {limits.MAX_STOP_TOKEN_IDS} ids")
+    return StopRules(
+        max_new_tokens=max_new_tokens,
+        end_of_text_ids=frozenset() if stopping.ignore_eos else frozenset(end_of_text_ids),
+        stop_token_ids=frozenset(token_ids(stopping.stop_token_ids, "stopping.stop_token_ids", model)),
+        stop_strings=tuple(stopping.stop_strings),
+    )
+
+
+def sampling_params(
+    sampling: sampling_pb2.SamplingParams, logprobs: int | None, model: ModelLimits
+) -> SamplingParams:
+    """Return the request's sampling parameters; a seed is drawn where the caller gave none."""
+    if logprobs is not None and logprobs > limits.MAX_LOGPROBS:
+        raise InvalidRequest("logprobs", f"at most {limits.MAX_LOGPROBS}")
+    top_p = sampling.top_p if sampling.HasField("top_p") else 1.0
+    if not 0.0 < top_p <= 1.0:
+        raise InvalidRequest("sampling.top_p", "above 0 and at most 1")
+    repetition_penalty = sampling.repetition_penalty if sampling.HasField("repetition_penalty") else 1.0
+    if not 0.0 < repetition_penalty <= limits.MAX_REPETITION_PENALTY:
+        raise InvalidRequest("sampling.repetition_penalty", f"above 0 and at most {limits.MAX_REPETITION_PENALTY:g}")
+    return SamplingParams(
+        temperature=_temperature(sampling.temperature),
+        top_k=sampling.top_k if sampling.top_k < model.vocabulary_size else 0,
+        top_p=top_p,
+        min_p=_between(sampling.min_p, 0.0, 1.0, "sampling.min_p"),
+        seed=sampling.seed if sampling.HasField("seed") else secrets.randbits(64),
+        repetition_penalty=repetition_penalty,
+        presence_penalty=_penalty(sampling.presence_penalty, "sampling.presence_penalty"),
+        frequency_penalty=_penalty(sampling.frequency_penalty, "sampling.frequency_penalty"),
+        logit_bias=_logit_bias(sampling.logit_bias, model),
+        logprobs=logprobs,
+    )
+
+
+def top_logprobs(value: int) -> int:
+    """Return ScoreRequest.top_logprobs."""
+    if value > limits.MAX_LOGPROBS:
+        raise InvalidRequest("top_logprobs", f"at most {limits.MAX_LOGPROBS}")
+    return value
+
+
+def _logit_bias(entries: Iterable[sampling_pb2.LogitBias], model: ModelLimits) -> dict[int, float]:
+    bias: dict[int, float] = {}
+    for index, entry in enumerate(entries):
+        field = f"sampling.logit_bias[{index}]"
+        if index >= limits.MAX_LOGIT_BIAS_ENTRIES:
+            raise InvalidRequest("sampling.logit_bias", f"at most {limits.MAX_LOGIT_BIAS_ENTRIES} entries")
+        if entry.token_id >= model.vocabulary_size:
+            raise InvalidRequest(f"{field}.token_id", f"must be below the vocabulary size {model.vocabulary_size}")
+        if entry.token_id in bias:
+            raise InvalidRequest(f"{field}.token_id", f"token {entry.token_id} has a bias already")
+        bias[entry.token_id] = _between(entry.bias, -limits.MAX_LOGIT_BIAS, limits.MAX_LOGIT_BIAS, f"{field}.bias")
+    return bias
+
+
+def _temperature(value: float) -> float:
+    return 0.0 if value == 0.0 else _between(value, limits.MIN_TEMPERATURE, limits.MAX_TEMPERATURE, "sampling.temperature")
+
+
+def _penalty(value: float, field: str) -> float:
+    return _between(value, -limits.MAX_PENALTY, limits.MAX_PENALTY, field)
+
+
+def _between(value: float, low: float, high: float, field: str) -> float:
+    """Return `value`; NaN and infinities are outside any range."""
+    if math.isnan(value) or not low <= value <= high:
+        raise InvalidRequest(field, f"between {low:g} and {high:g}")
+    return value

@@ -1,0 +1,106 @@
+"""Where a request's time goes: what the step loop adds up for each request it serves."""
+
+import time
+from dataclasses import dataclass, field
+
+from tandem.v1 import inference_service_pb2 as pb
+
+
+@dataclass(frozen=True)
+class RankTimes:
+    """One rank's own account of one step."""
+
+    queue_ns: int
+    compute_ns: int
+    collective_ns: int
+    encode_ns: int
+
+    @property
+    def total_ns(self) -> int:
+        """The rank's whole time for the step."""
+        return self.queue_ns + self.compute_ns + self.collective_ns + self.encode_ns
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """One step as the gateway saw it."""
+
+    plan_ns: int
+    round_trip_ns: int
+    ranks: tuple[RankTimes, ...]
+
+    @property
+    def wire_ns(self) -> int:
+        """Transport and wake-ups: the round trip less the slowest rank's own time."""
+        return max(0, self.round_trip_ns - max(rank.total_ns for rank in self.ranks))
+
+
+@dataclass
+class Waterfall:
+    """The clock of one request. All times are monotonic, of this process."""
+
+    arrived_ns: int = field(default_factory=time.perf_counter_ns)
+    tokenize_ns: int = 0
+    admitted_ns: int = 0
+    first_step_ns: int = 0
+    first_token_ns: int = 0
+    last_token_ns: int = 0
+    steps: int = 0
+    _plan_ns: int = 0
+    _round_trip_ns: int = 0
+    _wire_ns: int = 0
+    _decide_ns: int = 0
+    _ranks: list[list[int]] = field(default_factory=list)
+
+    def begin_step(self, now_ns: int) -> None:
+        """Note that a step holding the request is being sent."""
+        self.first_step_ns = self.first_step_ns or now_ns
+
+    def add_step(self, times: StepTimes, decide_ns: int) -> None:
+        """Add a step that held a row of the request, and the gateway's own time after its answers."""
+        self.steps += 1
+        self._plan_ns += times.plan_ns
+        self._round_trip_ns += times.round_trip_ns
+        self._wire_ns += times.wire_ns
+        self._decide_ns += decide_ns
+        if not self._ranks:
+            self._ranks = [[0, 0, 0, 0] for _ in times.ranks]
+        for total, rank in zip(self._ranks, times.ranks, strict=False):
+            total[0] += rank.queue_ns
+            total[1] += rank.compute_ns
+            total[2] += rank.collective_ns
+            total[3] += rank.encode_ns
+
+    def token(self, now_ns: int) -> None:
+        """Note that a token was committed."""
+        self.first_token_ns = self.first_token_ns or now_ns
+        self.last_token_ns = now_ns
+
+    def timings(self) -> pb.Timings:
+        """Return the request's timings up to now."""
+        now_ns = time.perf_counter_ns()
+        first_token_ns = self.first_token_ns or now_ns
+        return pb.Timings(
+            tokenize_ns=self.tokenize_ns,
+            queue_ns=_span(self.admitted_ns, self.first_step_ns),
+            prefill_ns=_span(self.first_step_ns, first_token_ns),
+            decode_ns=_span(self.first_token_ns, self.last_token_ns),
+            time_to_first_token_ns=_span(self.arrived_ns, first_token_ns),
+            total_ns=now_ns - self.arrived_ns,
+            steps=self.steps,
+            hops=pb.StepTimings(
+                plan_ns=self._plan_ns,
+                round_trip_ns=self._round_trip_ns,
+                wire_ns=self._wire_ns,
+                decide_ns=self._decide_ns,
+            ),
+            ranks=[
+                pb.RankTimings(queue_ns=queue, compute_ns=compute, collective_ns=collective, encode_ns=encode)
+                for queue, compute, collective, encode in self._ranks
+            ],
+        )
+
+
+def _span(start_ns: int, stop_ns: int) -> int:
+    """Return the time between two points, 0 when either was not reached."""
+    return max(0, stop_ns - start_ns) if start_ns and stop_ns else 0

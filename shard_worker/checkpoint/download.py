@@ -1,0 +1,51 @@
+"""Fetching a model into the store by its name: the embedded one, or a repository of the Hugging Face hub."""
+
+from pathlib import Path
+
+from common.errors import CheckpointError
+from common.model_store import EMBEDDED_MODEL, model_folder
+from shard_worker.checkpoint.embedded import fetch_embedded
+from shard_worker.checkpoint.from_huggingface import open_huggingface
+from shard_worker.checkpoint.output_folder import OutputFolder
+from shard_worker.checkpoint.reader import Progress
+from shard_worker.checkpoint.source import ForeignModel
+from shard_worker.checkpoint.writer import write_checkpoint
+
+ALLOWED_FILES = ["*.json", "model*.safetensors", "tokenizer.model", "*.jinja"]
+STORE_DTYPE = "bfloat16"
+MAX_REASON_CHARACTERS = 300
+
+
+def fetch(name_or_repo: str, progress: Progress, replace: bool = False) -> Path:
+    """Return the store's folder of a model, making it first when it is not there or is to be replaced.
+
+    `name_or_repo` is EMBEDDED_MODEL or a hub repository id, owner/name. Two processes that fetch the same
+    model wait for each other. Raises CheckpointError when it cannot be had or is not a model we can serve.
+    """
+    folder = model_folder(name_or_repo)
+    if name_or_repo != EMBEDDED_MODEL and "/" not in name_or_repo:
+        raise CheckpointError(
+            f"{name_or_repo!r} is neither {EMBEDDED_MODEL!r} nor a repository id, owner/name"
+        )
+    with OutputFolder(folder) as output:
+        if output.exists and not replace:
+            return folder
+        model = (
+            fetch_embedded(output.scratch)
+            if name_or_repo == EMBEDDED_MODEL
+            else _fetch_repository(name_or_repo)
+        )
+        write_checkpoint(model, output, name_or_repo, STORE_DTYPE, progress)
+    return folder
+
+
+def _fetch_repository(repo: str) -> ForeignModel:
+    from huggingface_hub import snapshot_download  # slow to import, and not needed for the embedded model
+
+    try:
+        # The hub's own cache keeps what was fetched, so that an interrupted download goes on where it was.
+        snapshot = Path(snapshot_download(repo, allow_patterns=ALLOWED_FILES, ignore_patterns=["*/*"]))
+    except Exception as error:  # the errors of its HTTP library, which is another one in each major version
+        reason = " ".join(str(error).split())[:MAX_REASON_CHARACTERS] or type(error).__name__
+        raise CheckpointError(f"could not download {repo} from the Hugging Face hub: {reason}") from error
+    return open_huggingface(snapshot, source=f"{repo}@{snapshot.name}")

@@ -1,0 +1,153 @@
+"""Writing a checkpoint: tensors stream to disk, the manifest comes last, then one rename shows it all."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+
+from common.errors import CheckpointError
+from common.manifest import MANIFEST_FILE, FileDigest, Manifest, Quantization, TokenizerFile
+from shard_worker.checkpoint.layout import SAFETENSORS_DTYPES, TensorSpec, expected_tensors
+from shard_worker.checkpoint.output_folder import OutputFolder
+from shard_worker.checkpoint.reader import Progress, verify
+from shard_worker.checkpoint.source import TOKENIZER_FILES, ForeignModel
+
+MAX_FILE_BYTES = 2 << 30
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
+DTYPE_CODES = {dtype: code for code, dtype in SAFETENSORS_DTYPES.items()}
+
+Specs = dict[str, TensorSpec]
+
+
+def write_checkpoint(
+    model: ForeignModel,
+    output: OutputFolder,
+    name: str,
+    dtype: str,
+    progress: Progress,
+    max_file_bytes: int = MAX_FILE_BYTES,
+) -> Manifest:
+    """Make the checkpoint `name` of `model` in `output`, linear weights in `dtype`, and return its manifest.
+
+    Holds one block of one tensor in memory. Everything written is read back and hashed before it is shown.
+    Raises CheckpointError when a tensor of the model has the wrong shape, or one of its ids is no token.
+    """
+    _check_ids(model)
+    folder = output.partial
+    files = _write_weights(model, folder, dtype, progress, max_file_bytes)
+    tokenizer_file = TOKENIZER_FILES[model.tokenizer.kind]
+    files[tokenizer_file] = _write(folder / tokenizer_file, [model.tokenizer.data])
+    if model.chat_template is not None:
+        files[CHAT_TEMPLATE_FILE] = _write(folder / CHAT_TEMPLATE_FILE, [model.chat_template.encode()])
+    manifest = Manifest(
+        name=name,
+        source=model.source,
+        architecture=model.architecture,
+        dtype=dtype,  # type: ignore[arg-type]  # pydantic checks it
+        quantization=Quantization(mode="none"),
+        tokenizer=TokenizerFile(
+            kind=model.tokenizer.kind,
+            file=tokenizer_file,
+            sha256=files[tokenizer_file].sha256,
+            bos_id=model.tokenizer.bos_id,
+        ),
+        end_of_text_ids=model.end_of_text_ids,
+        chat_template=CHAT_TEMPLATE_FILE if model.chat_template is not None else None,
+        files=dict(sorted(files.items())),
+    )
+    _write(folder / MANIFEST_FILE, [manifest.model_dump_json(indent=2).encode() + b"\n"])
+    verify(folder, progress)
+    output.commit()
+    return manifest
+
+
+def _check_ids(model: ForeignModel) -> None:
+    size = model.architecture.vocabulary_size
+    for id in (*model.end_of_text_ids, *([] if model.tokenizer.bos_id is None else [model.tokenizer.bos_id])):
+        if not 0 <= id < size:
+            raise CheckpointError(f"{model.source}: id {id} is not in the vocabulary of {size} tokens")
+
+
+def _write_weights(
+    model: ForeignModel, folder: Path, dtype: str, progress: Progress, max_file_bytes: int
+) -> dict[str, FileDigest]:
+    shards = _shards(expected_tensors(model.architecture, dtype), max_file_bytes)
+    total = sum(spec.num_bytes for shard in shards for spec in shard.values())
+    done = 0
+
+    def count(num_bytes: int) -> None:
+        nonlocal done
+        done += num_bytes
+        progress("converting", done, total)
+
+    digests = {}
+    for i, shard in enumerate(shards, start=1):
+        file = "model.safetensors" if len(shards) == 1 else f"model-{i:05}-of-{len(shards):05}.safetensors"
+        digests[file] = _write(folder / file, _serialised(model, shard, count))
+    return digests
+
+
+def _shards(tensors: Specs, max_file_bytes: int) -> list[Specs]:
+    """Deal the tensors out to files, in order; only a tensor that alone is larger makes a larger file."""
+    shards: list[Specs] = [{}]
+    size = 0
+    for name, spec in tensors.items():
+        if shards[-1] and size + spec.num_bytes > max_file_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = spec
+        size += spec.num_bytes
+    return shards
+
+
+def _serialised(
+    model: ForeignModel, shard: Specs, count: Callable[[int], None]
+) -> Iterable[bytes | memoryview]:
+    """Yield the bytes of a safetensors file that holds `shard`.
+
+    Format: header length (u64), JSON header, tensors without gaps, little endian
+    (https://github.com/huggingface/safetensors#format). The library would need all of them in memory at once.
+    """
+    # Wider types first, so that every tensor is aligned to its own element size.
+    ordered = dict(sorted(shard.items(), key=lambda item: -item[1].dtype.itemsize))
+    header, offset = {}, 0
+    for name, spec in ordered.items():
+        offsets = [offset, offset + spec.num_bytes]
+        header[name] = {"dtype": DTYPE_CODES[spec.dtype], "shape": spec.shape, "data_offsets": offsets}
+        offset += spec.num_bytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for name, spec in ordered.items():
+        rows = 0
+        for block in model.tensors.blocks(name):
+            if block.shape[1:] != spec.shape[1:]:
+                raise CheckpointError(f"{name}: shape [*, {list(block.shape[1:])}], not {list(spec.shape)}")
+            rows += block.shape[0]
+            stored = block.to(spec.dtype).contiguous()
+            yield stored.view(torch.uint8).numpy().data.cast("B")
+            count(stored.nbytes)
+        if rows != spec.shape[0]:
+            raise CheckpointError(
+                f"{name}: {rows} rows, not {spec.shape[0]} ({math.prod(spec.shape)} elements)"
+            )
+
+
+def _write(path: Path, chunks: Iterable[bytes | memoryview]) -> FileDigest:
+    """Write and flush a new file, hashing it on the way."""
+    sha256, size = hashlib.sha256(), 0
+    try:
+        with path.open("xb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+                sha256.update(chunk)
+                size += len(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path}: {error.strerror or error}") from error
+    return FileDigest(bytes=size, sha256=sha256.hexdigest())

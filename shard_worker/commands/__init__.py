@@ -1,0 +1,1 @@
+"""The shard worker's commands."""

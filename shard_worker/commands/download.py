@@ -1,0 +1,34 @@
+"""`tandem download`: fetch a model into the store."""
+
+import click
+
+from common.manifest import MANIFEST_FILE
+from common.model_store import EMBEDDED_MODEL, model_folder
+from shard_worker.commands.progress import ProgressBars
+
+
+@click.command()
+@click.argument("name", default=EMBEDDED_MODEL)
+@click.option("--force", is_flag=True, help="Fetch it again even if it is there.")
+@click.option("--verify", is_flag=True, help="If it is there already, check every file against its SHA-256.")
+def download(name: str, force: bool, verify: bool) -> None:
+    """Fetch the model NAME into the store and convert it.
+
+    NAME is smollm2-135m-instruct (the default), or a repository of the Hugging Face hub, owner/name, whose
+    weights are safetensors of the Llama family. The store is $TANDEM_HOME, by default ~/.cache/tandem.
+    """
+    folder = model_folder(name)
+    present = (folder / MANIFEST_FILE).is_file() and not force
+    if present and not verify:
+        click.echo(f"{name} is there already: {folder}")
+        return
+    # Imported here since they bring torch, which the lines above do without.
+    from shard_worker.checkpoint.download import fetch
+    from shard_worker.checkpoint.reader import verify as verify_files
+
+    with ProgressBars() as progress:
+        if present:
+            verify_files(folder, progress)
+        else:
+            fetch(name, progress, replace=force)
+    click.echo(f"{name} is {'there already, and whole' if present else 'ready'}: {folder}")

@@ -1,0 +1,27 @@
+"""`tandem serve shard`."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import click
+
+from common.cli.log_level import log_level_option
+from common.process import set_up_logging
+from common.settings_sources import resolve, settings_options
+from shard_worker.settings import ShardSettings
+
+
+@click.command("shard")
+@settings_options(ShardSettings)
+@log_level_option
+def serve(config: Path | None, log_level: str, **flags: object) -> None:
+    """Serve one rank of a tensor-parallel group.
+
+    Flags go before environment variables (TANDEM_SHARD_RANK), those before the --config file.
+    """
+    settings = resolve(ShardSettings, "TANDEM_SHARD", flags, os.environ, config)
+    set_up_logging(f"rank-{settings.rank}", log_level)
+    from shard_worker.server import serve as run  # torch is slow to import, and --help does not need it
+
+    asyncio.run(run(settings))

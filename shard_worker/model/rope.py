@@ -1,0 +1,48 @@
+"""Rotary position embedding (Su et al. 2021), half-split layout, with Llama 3.1's frequency scaling."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from common.manifest import Rope, RopeScaling
+
+
+def inverse_frequencies(rope: Rope, head_dim: int) -> Tensor:
+    """Return the rotation per position of each pair of dimensions, float64[head_dim / 2]."""
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
+    frequencies = rope.theta**-exponents
+    return frequencies if rope.scaling is None else _scale_llama3(frequencies, rope.scaling)
+
+
+def _scale_llama3(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
+    """Stretch long wavelengths by `factor`, keep short ones, blend between (Meta's `apply_scaling`)."""
+    wavelengths = 2 * math.pi / frequencies
+    turns = scaling.original_context_length / wavelengths
+    blend = (turns - scaling.low_frequency_factor) / (scaling.high_frequency_factor - scaling.low_frequency_factor)
+    blend = blend.clamp(0, 1)
+    return (1 - blend) * frequencies / scaling.factor + blend * frequencies
+
+
+class RopeTable(torch.nn.Module):
+    """Cosines and sines of every position, float32[context_length, head_dim / 2]."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, rope: Rope, head_dim: int, context_length: int, device: torch.device) -> None:
+        super().__init__()
+        positions = torch.arange(context_length, dtype=torch.float64)
+        angles = torch.outer(positions, inverse_frequencies(rope, head_dim))
+        self.register_buffer("cos", angles.cos().float().to(device), persistent=False)
+        self.register_buffer("sin", angles.sin().float().to(device), persistent=False)
+
+    def forward(self, positions_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cos and sin for these positions, each float32[N, 1, head_dim / 2]."""
+        return self.cos[positions_N].unsqueeze(1), self.sin[positions_N].unsqueeze(1)
+
+
+def rotate(x_NHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate every head of x[N, heads, head_dim] by its position's angles; float32 inside, x's type outside."""
+    first, second = x_NHD.float().chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x_NHD.dtype)

@@ -1,0 +1,76 @@
+"""The group of ranks: how they meet, and the one collective the model needs."""
+
+import time
+from datetime import timedelta
+from urllib.parse import urlsplit
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from common.errors import SettingsError
+
+
+class RankGroup:
+    """One formation of a tensor-parallel group. `epoch` names it, equal on all ranks."""
+
+    def __init__(self, rank: int, world_size: int, epoch: int) -> None:
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = epoch
+        self._collective_ns = 0
+
+    def all_reduce(self, part: Tensor) -> Tensor:
+        """Return the sum of all ranks' parts, in part's type; summed in float32."""
+        if self.world_size == 1:
+            return part
+        began = time.perf_counter_ns()
+        total = part.float()
+        dist.all_reduce(total)
+        self._collective_ns += time.perf_counter_ns() - began
+        return total.to(part.dtype)
+
+    def take_collective_ns(self) -> int:
+        """Return the time spent in collectives since the last call, waiting for other ranks included."""
+        spent, self._collective_ns = self._collective_ns, 0
+        return spent
+
+    def close(self) -> None:
+        """Leave the group."""
+        if self.world_size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def form_group(rank: int, world_size: int, rendezvous: str, device: torch.device, timeout_s: float) -> RankGroup:
+    """Meet the other ranks and agree on an epoch; returns when a first collective has run on all of them.
+
+    Raises SettingsError for a rendezvous that cannot be used.
+    """
+    epoch = time.time_ns()
+    if world_size == 1:
+        return RankGroup(rank, world_size, epoch)
+    timeout = timedelta(seconds=timeout_s)
+    dist.init_process_group(
+        backend="nccl" if device.type == "cuda" else "gloo",
+        store=_store(rank, world_size, rendezvous, timeout),
+        rank=rank,
+        world_size=world_size,
+        timeout=timeout,
+        device_id=device if device.type == "cuda" else None,
+    )
+    # A first collective connects every pair now; lazily made connections do not always honour the timeout.
+    agreed = torch.tensor([epoch], dtype=torch.int64, device=device)
+    dist.broadcast(agreed, src=0)
+    dist.all_reduce(torch.zeros(1, device=device))
+    return RankGroup(rank, world_size, int(agreed.item()))
+
+
+def _store(rank: int, world_size: int, rendezvous: str, timeout: timedelta) -> dist.Store:
+    url = urlsplit(rendezvous)
+    if url.scheme == "file" and url.path:
+        store: dist.Store = dist.FileStore(url.path, world_size)
+        store.set_timeout(timeout)
+        return store
+    if url.scheme == "tcp" and url.hostname and url.port:
+        return dist.TCPStore(url.hostname, url.port, world_size, is_master=rank == 0, timeout=timeout)
+    raise SettingsError(f"rendezvous {rendezvous!r} is neither tcp://host:port nor file:///path")

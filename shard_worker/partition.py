@@ -1,0 +1,88 @@
+"""How a model is cut into ranks: which heads, feed-forward columns and vocabulary rows a rank holds."""
+
+from dataclasses import dataclass
+
+from common.errors import CheckpointError
+from common.manifest import Architecture
+
+
+@dataclass(frozen=True)
+class Span:
+    """The half-open range [start, stop)."""
+
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return self.stop - self.start
+
+    def scaled(self, factor: int) -> "Span":
+        """Return the range in units `factor` times smaller: heads to rows, say."""
+        return Span(self.start * factor, self.stop * factor)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One rank's part of a model. Query head h (local) attends through local KV head `kv_of_query[h]`."""
+
+    rank: int
+    world_size: int
+    query_heads: Span
+    kv_heads: Span
+    kv_of_query: tuple[int, ...]
+    feed_forward: Span
+    vocabulary: Span
+
+    @property
+    def queries_per_kv(self) -> int | None:
+        """Queries of each local KV head when all have equally many, in order; else None."""
+        per_kv = len(self.kv_of_query) // self.kv_heads.size
+        even = tuple(h // per_kv for h in range(len(self.kv_of_query)))
+        return per_kv if per_kv * self.kv_heads.size == len(self.kv_of_query) and even == self.kv_of_query else None
+
+
+def partition(architecture: Architecture, rank: int, world_size: int) -> Partition:
+    """Return what `rank` of `world_size` holds.
+
+    KV heads are dealt out whole, unevenly where they do not divide; with more ranks than KV heads the query heads are
+    dealt out and each rank holds a copy of the KV heads its queries need. Raises CheckpointError when some rank would
+    be left with nothing to do.
+    """
+    if not 0 <= rank < world_size:
+        raise CheckpointError(f"rank {rank} is not one of {world_size} ranks")
+    for count, what in (
+        (architecture.query_heads, "query heads"),
+        (architecture.intermediate_size, "feed-forward columns"),
+        (architecture.vocabulary_size, "vocabulary rows"),
+    ):
+        if world_size > count:
+            raise CheckpointError(f"{world_size} ranks cannot share {count} {what}")
+    if architecture.query_heads % architecture.kv_heads:
+        raise CheckpointError(
+            f"{architecture.query_heads} query heads do not divide among {architecture.kv_heads} KV heads"
+        )
+    per_kv = architecture.query_heads // architecture.kv_heads
+    if world_size <= architecture.kv_heads:
+        kv_heads = _share(architecture.kv_heads, rank, world_size)
+        query_heads = kv_heads.scaled(per_kv)
+    else:
+        query_heads = _share(architecture.query_heads, rank, world_size)
+        kv_heads = Span(query_heads.start // per_kv, (query_heads.stop - 1) // per_kv + 1)
+    return Partition(
+        rank=rank,
+        world_size=world_size,
+        query_heads=query_heads,
+        kv_heads=kv_heads,
+        kv_of_query=tuple(h // per_kv - kv_heads.start for h in range(query_heads.start, query_heads.stop)),
+        feed_forward=_share(architecture.intermediate_size, rank, world_size),
+        vocabulary=_share(architecture.vocabulary_size, rank, world_size),
+    )
+
+
+def _share(total: int, rank: int, world_size: int) -> Span:
+    """Return rank's contiguous share of `total`; the first ranks take one more where it does not divide."""
+    base, extra = divmod(total, world_size)
+    start = rank * base + min(rank, extra)
+    return Span(start, start + base + (rank < extra))

@@ -1,0 +1,63 @@
+"""A rank's process: listen, load, serve, drain, stop."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import grpc
+
+from common.channel import INTERNAL_MESSAGE_BYTES, server_options
+from common.errors import SettingsError
+from common.health import HealthBoard
+from common.process import run_until_signalled
+from shard_worker.engine import Engine
+from shard_worker.service import ShardService
+from shard_worker.settings import ShardSettings
+from tandem.shard.v1 import shard_service_pb2 as pb
+from tandem.shard.v1 import shard_service_pb2_grpc
+
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["ShardService"].full_name
+log = logging.getLogger(__name__)
+
+
+async def serve(settings: ShardSettings) -> None:
+    """Run one rank until it is told to stop. Health is answered from the start, SERVING once the model is loaded.
+
+    Raises SettingsError or CheckpointError when it cannot start, and what went wrong when a step failed.
+    """
+    failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def fail(error: BaseException) -> None:
+        if not failed.done():
+            failed.set_exception(error)
+
+    server = grpc.aio.server(options=server_options(INTERNAL_MESSAGE_BYTES))
+    health = HealthBoard([SERVICE_NAME])
+    health.add_to(server)
+    service = ShardService(on_failure=fail)
+    shard_service_pb2_grpc.add_ShardServiceServicer_to_server(service, server)
+    try:
+        server.add_insecure_port(settings.listen)
+    except RuntimeError as error:
+        raise SettingsError(f"cannot listen on {settings.listen}: {error}") from error
+    await server.start()
+    log.info("rank %d of %d: loading %s", settings.rank, settings.tp, settings.model)
+    loading = asyncio.create_task(_load(service, settings, health, fail))
+    try:
+        await run_until_signalled(
+            server, health, drain=service.idle, drain_budget_s=settings.drain_budget_s, failed=failed
+        )
+    finally:
+        loading.cancel()
+        service.close()
+
+
+async def _load(service: ShardService, settings: ShardSettings, health: HealthBoard, fail: Callable[[BaseException], None]) -> None:
+    try:
+        info = (await service.load(lambda: Engine.load(settings))).info
+    except Exception as error:
+        fail(error)
+        return
+    tokens = info.num_blocks * info.block_size_tokens
+    log.info("ready: %s on %s, KV cache of %d tokens", info.dtype, info.device, tokens)
+    await health.set_serving(True)

@@ -1,0 +1,147 @@
+"""The step stream on a rank: who may speak, and in which order. What a step computes is `engine.py`'s."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from common.errors import Refused, Unavailable
+from common.status import translated
+from common.step_protocol import PROTOCOL_VERSION, plan_hash, ran_hash
+from shard_worker.engine import Engine
+from tandem.shard.v1 import shard_service_pb2 as pb
+from tandem.shard.v1 import shard_service_pb2_grpc
+
+T = TypeVar("T")
+
+
+@dataclass
+class Session:
+    """One gateway's hold on this rank."""
+
+    epoch: int
+    fence: int
+    step: int = 0
+    ran_hash: int = 0
+
+
+class ShardService(shard_service_pb2_grpc.ShardServiceServicer):
+    """Answers the gateway that holds the highest fence.
+
+    Torch runs on one thread of its own, so that health and new streams are answered while a step is computed. A step
+    that raises ends the rank through `on_failure`: its peers may be waiting in a collective that it left.
+    """
+
+    def __init__(self, on_failure: Callable[[BaseException], None]) -> None:
+        self._on_failure = on_failure
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="torch")
+        self._engine: Engine | None = None
+        self._fence = 0
+
+    async def load(self, make_engine: Callable[[], Engine]) -> Engine:
+        """Build the engine on the torch thread; until it is there, calls are answered UNAVAILABLE."""
+        self._engine = await asyncio.get_running_loop().run_in_executor(self._thread, make_engine)
+        return self._engine
+
+    async def idle(self) -> None:
+        """Return once the steps that were read have been run."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, lambda: None)
+
+    def close(self) -> None:
+        """Leave the group. A step that hangs in a collective is not waited for."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        if self._engine is not None:
+            self._engine.close()
+
+    @translated
+    async def GetInfo(
+        self, request: pb.GetInfoRequest, context: grpc.aio.ServicerContext[pb.GetInfoRequest, pb.GetInfoResponse]
+    ) -> pb.GetInfoResponse:
+        """Describe this rank."""
+        return self._loaded().info
+
+    @translated
+    async def Run(
+        self,
+        request_iterator: AsyncIterator[pb.RunRequest],
+        context: grpc.aio.ServicerContext[pb.RunRequest, pb.RunResponse],
+    ) -> AsyncIterator[pb.RunResponse]:
+        """Answer one gateway's step stream until it ends or breaks a rule."""
+        engine = self._loaded()
+        session: Session | None = None
+        async for request in request_iterator:
+            read_ns = time.perf_counter_ns()
+            kind = request.WhichOneof("message")
+            if kind == "attach":
+                session = await self._attach(engine, request.attach, session)
+                yield pb.RunResponse(attached=engine.info)
+            elif session is None:
+                raise Refused("BAD_PLAN", "the first message of a step stream must be attach")
+            elif session.fence < self._fence:
+                raise Refused("STALE_FENCE", "another gateway has taken this rank over")
+            elif kind == "frame":
+                yield pb.RunResponse(result=await self._run(engine, session, request.frame, read_ns))
+            elif kind == "resolve":
+                yield pb.RunResponse(resolved=await self._resolve(engine, session, request.resolve))
+            else:
+                raise Refused("BAD_PLAN", "a message without content")
+
+    def _loaded(self) -> Engine:
+        if self._engine is None:
+            raise Unavailable("the model is still being loaded")
+        return self._engine
+
+    async def _attach(self, engine: Engine, attach: pb.Attach, session: Session | None) -> Session:
+        if session is not None:
+            raise Refused("BAD_PLAN", "a step stream attaches once")
+        if attach.protocol_version != PROTOCOL_VERSION:
+            raise Refused("WRONG_PROTOCOL_VERSION", f"this rank speaks version {PROTOCOL_VERSION}")
+        if attach.epoch != engine.info.epoch:
+            raise Refused("WRONG_EPOCH", f"this group's epoch is {engine.info.epoch}")
+        if attach.checkpoint_hash != engine.info.checkpoint_hash:
+            raise Refused("WRONG_CHECKPOINT", "gateway and rank were given different checkpoints")
+        if attach.fence <= self._fence:
+            raise Refused("STALE_FENCE", f"a fence above {self._fence} is needed")
+        self._fence = attach.fence
+        await self._on_torch_thread(engine.reset)
+        return Session(epoch=attach.epoch, fence=attach.fence)
+
+    async def _run(self, engine: Engine, session: Session, frame: pb.Frame, read_ns: int) -> pb.StepResult:
+        if frame.epoch != session.epoch:
+            raise Refused("WRONG_EPOCH", f"this stream's epoch is {session.epoch}")
+        if frame.step != session.step + 1:
+            raise Refused("WRONG_STEP", f"step {session.step + 1} was expected, not {frame.step}")
+        if frame.plan_hash != plan_hash(frame.epoch, frame.step, frame.plan):
+            raise Refused("WRONG_PLAN_HASH", "the plan is not the one that was hashed")
+        try:
+            plan = pb.Plan.FromString(frame.plan)
+        except DecodeError as error:
+            raise Refused("BAD_PLAN", "the plan cannot be parsed") from error
+        session.step = frame.step
+        result: pb.StepResult = await self._on_torch_thread(lambda: engine.step(plan, read_ns))
+        session.ran_hash = ran_hash(session.ran_hash, frame.plan_hash)
+        result.epoch, result.step, result.ran_hash = frame.epoch, frame.step, session.ran_hash
+        return result
+
+    async def _resolve(self, engine: Engine, session: Session, resolve: pb.Resolve) -> pb.Resolved:
+        if resolve.epoch != session.epoch:
+            raise Refused("WRONG_EPOCH", f"this stream's epoch is {session.epoch}")
+        if resolve.step != session.step:
+            raise Refused("WRONG_STEP", f"only step {session.step} can be resolved")
+        resolved: pb.Resolved = await self._on_torch_thread(lambda: engine.resolve(resolve.position))
+        resolved.step = resolve.step
+        return resolved
+
+    async def _on_torch_thread(self, work: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except Refused:
+            raise
+        except Exception as error:
+            self._on_failure(error)
+            raise

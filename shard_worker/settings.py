@@ -1,0 +1,33 @@
+"""What can be set on a rank."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from common.settings import Settings
+
+
+class ShardSettings(Settings):
+    """Settings of one rank of a tensor-parallel group."""
+
+    model: Path = Field(description="folder of the checkpoint")
+    rank: NonNegativeInt = Field(default=0, description="this rank, from 0")
+    tp: PositiveInt = Field(default=1, description="number of ranks in the group")
+    rendezvous: str = Field(
+        default="",
+        description="where the ranks of the group meet: tcp://host:port of rank 0, or file:///path on one host; "
+        "not needed with one rank",
+    )
+    listen: str = Field(default="127.0.0.1:50060", description="address to serve on, host:port or unix:/path")
+    device: str = Field(default="cpu", description="torch device: cpu, cuda, cuda:1, ...")
+    dtype: Literal["float32", "bfloat16"] = Field(default="bfloat16", description="type of weights and KV cache")
+    threads: PositiveInt | None = Field(default=None, description="CPU threads of the model; default: cores / ranks")
+    kv_cache_tokens: PositiveInt | None = Field(
+        default=None, description="positions the KV cache holds; default: a share of the device's free memory"
+    )
+    block_size_tokens: PositiveInt = Field(default=16, description="positions in one KV block")
+    max_step_tokens: PositiveInt = Field(default=2048, description="most token ids in one step")
+    attention: Literal["fast", "reference"] = Field(default="fast", description="attention path")
+    collective_timeout_s: PositiveFloat = Field(default=60.0, description="a collective that takes longer ends the group")
+    drain_budget_s: PositiveFloat = Field(default=30.0, description="time a running step gets to finish on shutdown")
