@@ -1,8 +1,8 @@
 """How our gRPC channels and servers are set: the one place for grpc options.
 
-Both ends of a connection must agree on keepalive, or the server ends healthy connections with
-too_many_pings. In grpcio 1.85 `grpc.keepalive_timeout_ms` alone changes nothing (grpc/grpc#39239): a dead
-peer is found only through `grpc.http2.ping_timeout_ms`, so both are set.
+Both ends of a connection must agree on keepalive, or the server ends healthy connections with too_many_pings.
+In grpcio 1.85 `grpc.keepalive_timeout_ms` alone changes nothing (grpc/grpc#39239): a dead peer is found
+only through `grpc.http2.ping_timeout_ms`, so both are set. C-core ignores names it does not know.
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ def server_options(
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", INTERNAL_MESSAGE_BYTES),
         # Clients may ping idle connections ten times as often as ours do.
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", keepalive.time_ms // 10),
+        ("grpc.http2.min_ping_interval_without_data_ms", keepalive.time_ms // 10),
         ("grpc.max_concurrent_streams", max_concurrent_streams),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
@@ -46,9 +46,7 @@ def server_options(
     ]
 
 
-def client_options(
-    max_message_bytes: int = PUBLIC_MESSAGE_BYTES, keepalive: Keepalive = DEFAULT_KEEPALIVE
-) -> Options:
+def client_options(max_message_bytes: int = PUBLIC_MESSAGE_BYTES, keepalive: Keepalive = DEFAULT_KEEPALIVE) -> Options:
     """Return the options of a channel that takes messages of at most `max_message_bytes`."""
     return [
         *_shared_options(keepalive),

@@ -76,6 +76,7 @@ class Child:
         finally:
             self.kill()
         await self.ended()
+        self._output.cancel()
 
     def kill(self) -> None:
         """Kill the child's whole process group now."""

@@ -1,7 +1,9 @@
 """Our own results as messages of the public contract."""
 
+from collections.abc import Sequence
+
 from gateway.generation import Delta
-from gateway.sampling.logprobs import PositionLogprobs
+from gateway.sampling.logprobs import ScoredLogprobs, TokenLogprobs
 from gateway.stopping import Finish, FinishReason
 from gateway.waterfall import Waterfall
 from tandem.v1 import inference_service_pb2 as pb
@@ -22,7 +24,7 @@ def delta(output: Delta) -> pb.GenerateResponse:
     return pb.GenerateResponse(delta=message)
 
 
-def token_logprobs(entry: PositionLogprobs) -> pb.TokenLogprobs:
+def token_logprobs(entry: TokenLogprobs) -> pb.TokenLogprobs:
     """Return what the model thought at one position."""
     return pb.TokenLogprobs(logprob=entry.logprob, top_ids=entry.top_ids, top_logprobs=entry.top_logprobs)
 
@@ -37,3 +39,22 @@ def finished(finish: Finish, usage: pb.Usage, waterfall: Waterfall) -> pb.Genera
         timings=waterfall.timings(),
     )
     return pb.GenerateResponse(finished=message)
+
+
+def scored(
+    token_ids: Sequence[int], first: int, chunks: Sequence[ScoredLogprobs], waterfall: Waterfall
+) -> pb.ScoreResponse:
+    """Return the answer to Score."""
+    return pb.ScoreResponse(
+        token_ids=token_ids,
+        first_position=first,
+        logprobs=[
+            pb.TokenLogprobs(logprob=logprob, top_ids=ids, top_logprobs=logprobs)
+            for chunk in chunks
+            for logprob, ids, logprobs in zip(
+                chunk.logprobs.tolist(), chunk.top_ids.tolist(), chunk.top_logprobs.tolist(), strict=True
+            )
+        ],
+        is_greedy=[greedy for chunk in chunks for greedy in chunk.is_greedy.tolist()],
+        timings=waterfall.timings(),
+    )

@@ -1,7 +1,7 @@
 """A step's plan as the bytes that every rank gets (tandem.shard.v1.Plan)."""
 
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from common.arrays import F32, I32, to_wire
 from gateway.sampling.params import SamplingParams
@@ -12,13 +12,9 @@ from tandem.shard.v1 import shard_service_pb2 as pb
 NUM_NOISED = 8
 
 
-def encode_plan(
-    plan: StepPlan, num_top: Callable[[Sequence], int], num_raw: Callable[[Sequence], int]
-) -> bytes:
-    """Return the serialised Plan. `num_top` and `num_raw` say how long a sequence needs those lists to be."""
+def encode_plan(plan: StepPlan, num_top: int, num_raw: int, num_scored_raw: int) -> bytes:
+    """Return the serialised Plan; the numbers are the lengths of its answers' lists."""
     rows = plan.rows
-    sampled = [row.sequence for row in rows if row.sampled]
-    scored = [row.sequence for row in rows if row.scored]
     message = pb.Plan(
         opens=[_open(sequence) for sequence in plan.opens],
         closes=_u32(plan.closes),
@@ -32,9 +28,9 @@ def encode_plan(
         block_tables=b"".join(row.block_table for row in rows),
         scored_ids=b"".join(row.scored_ids for row in rows),
         num_noised=NUM_NOISED,
-        num_top=max(map(num_top, sampled), default=0),
-        num_raw=max(map(num_raw, sampled), default=0),
-        num_scored_raw=max([1, *map(num_raw, scored)]) if scored else 0,
+        num_top=num_top,
+        num_raw=num_raw,
+        num_scored_raw=num_scored_raw,
     )
     return message.SerializeToString()
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from common.errors import TandemError
 from gateway.detokenizer import StreamText
-from gateway.sampling.logprobs import PositionLogprobs
+from gateway.sampling.logprobs import TokenLogprobs
+from gateway.sampling.params import SamplingParams
 from gateway.scheduling.sequence import Sequence
 from gateway.stopping import Finish, FinishReason, StopRules
 from gateway.waterfall import Waterfall
@@ -18,7 +19,7 @@ class Delta:
 
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
-    logprobs: list[PositionLogprobs] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.text or self.token_ids)
@@ -30,18 +31,27 @@ class Generation:
     Output that the client is slow to take piles up in one delta, which `max_new_tokens` bounds.
     """
 
-    def __init__(self, sequence: Sequence, stop: StopRules, text: StreamText, waterfall: Waterfall) -> None:
+    def __init__(
+        self, sequence: Sequence, params: SamplingParams, stop: StopRules, text: StreamText, waterfall: Waterfall
+    ) -> None:
         self.sequence = sequence
+        self.params = params
         self.stop = stop
         self.waterfall = waterfall
         self.finish: Finish | None = None
         self.completion_tokens = 0
+        self.whole_row_fallbacks = 0
         self._text = text
         self._delta = Delta()
         self._error: TandemError | None = None
         self._changed = asyncio.Event()
 
-    def accept(self, token_id: int, logprobs: PositionLogprobs | None) -> bool:
+    @property
+    def num_top_wanted(self) -> int:
+        """Length of the list of best tokens that the next draw needs; it grows when records did not decide."""
+        return self.params.num_top_wanted(self.whole_row_fallbacks)
+
+    def accept(self, token_id: int, logprobs: TokenLogprobs | None) -> bool:
         """Take the next token; returns whether the stream ends with it."""
         self.waterfall.token(time.perf_counter_ns())
         reason = self.stop.token_ends(token_id)
@@ -83,7 +93,7 @@ class Generation:
         flushed = self._text.flush()
         self._delta.text += flushed.text
         # Held-back text may complete a stop string only when it is flushed.
-        self.finish = finish if flushed.stop_string is None else Finish(
-            FinishReason.STOP_STRING, stop_string=flushed.stop_string
+        self.finish = (
+            finish if flushed.stop_string is None else Finish(FinishReason.STOP_STRING, stop_string=flushed.stop_string)
         )
         self._changed.set()

@@ -55,4 +55,5 @@ class PromptReader:
         """Return the ids of a conversation, ready for the assistant's next turn."""
         if not self.has_chat_template:
             raise InvalidRequest("chat", "the served model has no chat template")
-        return await self._chat.encode(validation.chat_messages(chat))
+        token_ids: list[int] = await self._chat.encode(validation.chat_messages(chat))
+        return token_ids

@@ -19,7 +19,7 @@ SERVICE = pb.DESCRIPTOR.services_by_name["InferenceService"]
 def register(service: InferenceService, server: grpc.aio.Server, write_timeout_s: float) -> None:
     """Add every method of the public contract to `server`. A stream whose client takes nothing for
     `write_timeout_s` is ended."""
-    handlers = {}
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for name, method in SERVICE.methods_by_name.items():
         call = Call(getattr(service, name), getattr(pb, method.input_type.name), write_timeout_s)
         serializer = getattr(pb, method.output_type.name).SerializeToString

@@ -14,7 +14,7 @@ from gateway.detokenizer import StreamText
 from gateway.generation import Generation
 from gateway.limits import ModelLimits
 from gateway.prompts import PromptReader
-from gateway.sampling.logprobs import PositionLogprobs
+from gateway.sampling.logprobs import ScoredLogprobs
 from gateway.scheduling.sequence import Sequence
 from gateway.scoring import Scoring
 from gateway.step_loop import StepLoop
@@ -46,13 +46,19 @@ class InferenceService:
         params = validation.sampling_params(request.sampling, logprobs, self._model)
         prompt_ids = await self._prompts.read_prompt(request)
         validation.prompt_length(len(prompt_ids), request.WhichOneof("prompt") or "prompt", self._model)
-        stop = validation.stop_rules(request.stopping, len(prompt_ids), self._manifest.end_of_text_ids, self._model)
+        stop = validation.stop_rules(
+            request.stopping,
+            len(prompt_ids),
+            self._manifest.end_of_text_ids,
+            self._model,
+            self._loop.group.kv_cache_tokens,
+        )
         waterfall.tokenize_ns = time.perf_counter_ns() - waterfall.arrived_ns
         _check_deadline(context)
 
         sequence = Sequence(tenant="", prompt_ids=prompt_ids, max_new_tokens=stop.max_new_tokens, params=params)
         text = StreamText(self._prompts.tokenizer, stop.stop_strings)
-        generation = Generation(sequence, stop, text, waterfall)
+        generation = Generation(sequence, params, stop, text, waterfall)
         self._loop.submit(generation)
         try:
             output = await generation.take()
@@ -94,21 +100,15 @@ class InferenceService:
         _check_deadline(context)
 
         first = max(request.first_position, 1)
-        entries: list[PositionLogprobs] = []
+        chunks: list[ScoredLogprobs] = []
         if first < len(token_ids):
             scoring = Scoring(token_ids, first, top_logprobs, waterfall)
             self._loop.submit(scoring)
             try:
-                entries = await scoring.done()
+                chunks = await scoring.done()
             finally:
                 self._loop.cancel(scoring)
-        return pb.ScoreResponse(
-            token_ids=token_ids,
-            first_position=first,
-            logprobs=[answers.token_logprobs(entry) for entry in entries],
-            is_greedy=[entry.is_greedy for entry in entries],
-            timings=waterfall.timings(),
-        )
+        return answers.scored(token_ids, first, chunks, waterfall)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """Describe the served model."""

@@ -10,7 +10,7 @@ from common.settings import Settings
 class GatewaySettings(Settings):
     """Settings of one gateway process."""
 
-    model: Path = Field(description="folder of the checkpoint that the ranks serve (its manifest and tokenizer are read)")
+    model: Path = Field(description="folder of the checkpoint the ranks serve: manifest and tokenizer are read")
     ranks: tuple[str, ...] = Field(min_length=1, description="addresses of all ranks of the group, in rank order")
     listen: str = Field(default="127.0.0.1:50051", description="address to serve on, host:port")
     reflection: bool = Field(default=True, description="answer gRPC reflection")
@@ -25,11 +25,13 @@ class GatewaySettings(Settings):
     )
     prefix_reuse: bool = Field(default=True, description="share KV blocks of equal prompt prefixes of one tenant")
 
-    max_queued_requests: NonNegativeInt = Field(default=256, description="most requests waiting for their first step")
-    max_queued_tokens: PositiveInt = Field(default=1 << 18, description="most prompt tokens waiting for their first step")
+    max_queued_requests: NonNegativeInt = Field(default=256, description="most requests that wait")
+    max_queued_tokens: PositiveInt = Field(default=1 << 18, description="most prompt tokens that wait")
     max_new_tokens: PositiveInt = Field(default=8192, description="largest accepted max_tokens")
     max_message_bytes: PositiveInt = Field(default=1 << 20, description="largest accepted request message")
 
-    step_timeout_s: PositiveFloat = Field(default=60.0, description="a step not answered in this time ends the rank group")
-    write_timeout_s: PositiveFloat = Field(default=30.0, description="a client that takes nothing for this long is dropped")
+    step_timeout_s: PositiveFloat = Field(default=60.0, description="a step not answered in time ends the rank group")
+    write_timeout_s: PositiveFloat = Field(
+        default=30.0, description="a client that reads nothing so long is dropped"
+    )
     drain_budget_s: PositiveFloat = Field(default=30.0, description="time running streams get to finish on shutdown")

@@ -38,6 +38,11 @@ class GroupInfo:
         return self.ranks[0].block_size_tokens
 
     @property
+    def kv_cache_tokens(self) -> int:
+        """Positions that every rank's KV cache holds."""
+        return self.num_blocks * self.block_size_tokens
+
+    @property
     def max_step_tokens(self) -> int:
         """Most token ids every rank takes in a frame."""
         return min(rank.max_step_tokens for rank in self.ranks)
@@ -60,7 +65,7 @@ class RankLink:
             response_deserializer=pb.GetInfoResponse.FromString,
         )
         # Requests are serialised once for all ranks, so the stream takes bytes as they are.
-        self._run = self._channel.stream_stream(RUN, response_deserializer=pb.RunResponse.FromString)
+        self._run: Any = self._channel.stream_stream(RUN, response_deserializer=pb.RunResponse.FromString)
         self._stream: grpc.aio.StreamStreamCall[bytes, pb.RunResponse] | None = None
 
     async def get_info(self) -> pb.GetInfoResponse:

@@ -8,6 +8,7 @@ from common.errors import Refused, TandemError, Unavailable
 from common.health import HealthBoard
 from gateway.decision import Decision, Job
 from gateway.frames import encode_plan
+from gateway.scheduling.admission import BatchLimits
 from gateway.scheduling.block_pool import BlockPool
 from gateway.scheduling.plan import StepPlan
 from gateway.scheduling.prefill_pacer import PrefillPacer
@@ -139,7 +140,7 @@ class StepLoop:
             if job is not None:
                 job.waterfall.begin_step(began_ns)
         decision = Decision(plan, jobs, group)
-        data = encode_plan(plan, decision.num_top, decision.num_raw)
+        data = encode_plan(plan, decision.num_top, decision.num_raw, decision.num_scored_raw)
         sent_ns = time.perf_counter_ns()
         results = await group.run(data)
         answered_ns = time.perf_counter_ns()
@@ -164,10 +165,12 @@ class StepLoop:
         return Scheduler(
             BlockPool(info.num_blocks, info.block_size_tokens),
             PrefillPacer(settings.decode_slowdown_limit, max_step_tokens),
-            max_running=min(settings.max_running, max_step_tokens),
-            max_step_tokens=max_step_tokens,
-            max_prefill_chunk_tokens=settings.max_prefill_chunk_tokens,
-            max_queued_requests=settings.max_queued_requests,
-            max_queued_tokens=settings.max_queued_tokens,
+            BatchLimits(
+                max_running=min(settings.max_running, max_step_tokens),
+                max_step_tokens=max_step_tokens,
+                max_prefill_chunk_tokens=settings.max_prefill_chunk_tokens,
+                max_queued_requests=settings.max_queued_requests,
+                max_queued_tokens=settings.max_queued_tokens,
+            ),
             prefix_reuse=settings.prefix_reuse,
         )

@@ -1,6 +1,5 @@
 """What a caller sent, checked field by field. Everything behind this file can trust its numbers."""
 
-import math
 import secrets
 from collections.abc import Iterable
 
@@ -8,7 +7,7 @@ from common.errors import InvalidRequest, NotFound
 from gateway import limits
 from gateway.chat.message import ChatMessage
 from gateway.limits import ModelLimits
-from gateway.sampling.params import SamplingParams
+from gateway.sampling.params import MAX_LOGPROBS, SamplingParams, read_params
 from gateway.stopping import StopRules
 from tandem.v1 import inference_service_pb2 as pb
 from tandem.v1 import sampling_pb2
@@ -67,9 +66,13 @@ def prompt_length(length: int, field: str, model: ModelLimits, room_for: int = 1
 
 
 def stop_rules(
-    stopping: pb.StoppingParams, prompt_tokens: int, end_of_text_ids: Iterable[int], model: ModelLimits
+    stopping: pb.StoppingParams,
+    prompt_tokens: int,
+    end_of_text_ids: Iterable[int],
+    model: ModelLimits,
+    kv_cache_tokens: int,
 ) -> StopRules:
-    """Return the request's stop rules, given the prompt's length."""
+    """Return the request's stop rules, given the prompt's length and what the ranks' KV cache holds."""
     room = model.context_length - prompt_tokens
     if stopping.HasField("max_tokens"):
         max_new_tokens = stopping.max_tokens
@@ -83,7 +86,7 @@ def stop_rules(
                 f"{prompt_tokens} prompt tokens + {max_new_tokens} exceed the context of {model.context_length}",
             )
     else:
-        max_new_tokens = min(room, model.max_new_tokens)
+        max_new_tokens = max(1, min(room, model.max_new_tokens, kv_cache_tokens - prompt_tokens))
     if len(stopping.stop_strings) > limits.MAX_STOP_STRINGS:
         raise InvalidRequest("stopping.stop_strings", f"at most {limits.MAX_STOP_STRINGS} strings")
     for index, stop_string in enumerate(stopping.stop_strings):
@@ -101,63 +104,13 @@ def stop_rules(
     )
 
 
-def sampling_params(
-    sampling: sampling_pb2.SamplingParams, logprobs: int | None, model: ModelLimits
-) -> SamplingParams:
+def sampling_params(sampling: sampling_pb2.SamplingParams, logprobs: int | None, model: ModelLimits) -> SamplingParams:
     """Return the request's sampling parameters; a seed is drawn where the caller gave none."""
-    if logprobs is not None and logprobs > limits.MAX_LOGPROBS:
-        raise InvalidRequest("logprobs", f"at most {limits.MAX_LOGPROBS}")
-    top_p = sampling.top_p if sampling.HasField("top_p") else 1.0
-    if not 0.0 < top_p <= 1.0:
-        raise InvalidRequest("sampling.top_p", "above 0 and at most 1")
-    repetition_penalty = sampling.repetition_penalty if sampling.HasField("repetition_penalty") else 1.0
-    if not 0.0 < repetition_penalty <= limits.MAX_REPETITION_PENALTY:
-        raise InvalidRequest("sampling.repetition_penalty", f"above 0 and at most {limits.MAX_REPETITION_PENALTY:g}")
-    return SamplingParams(
-        temperature=_temperature(sampling.temperature),
-        top_k=sampling.top_k if sampling.top_k < model.vocabulary_size else 0,
-        top_p=top_p,
-        min_p=_between(sampling.min_p, 0.0, 1.0, "sampling.min_p"),
-        seed=sampling.seed if sampling.HasField("seed") else secrets.randbits(64),
-        repetition_penalty=repetition_penalty,
-        presence_penalty=_penalty(sampling.presence_penalty, "sampling.presence_penalty"),
-        frequency_penalty=_penalty(sampling.frequency_penalty, "sampling.frequency_penalty"),
-        logit_bias=_logit_bias(sampling.logit_bias, model),
-        logprobs=logprobs,
-    )
+    return read_params(sampling, logprobs, model.vocabulary_size, drawn_seed=secrets.randbits(64))
 
 
 def top_logprobs(value: int) -> int:
     """Return ScoreRequest.top_logprobs."""
-    if value > limits.MAX_LOGPROBS:
-        raise InvalidRequest("top_logprobs", f"at most {limits.MAX_LOGPROBS}")
-    return value
-
-
-def _logit_bias(entries: Iterable[sampling_pb2.LogitBias], model: ModelLimits) -> dict[int, float]:
-    bias: dict[int, float] = {}
-    for index, entry in enumerate(entries):
-        field = f"sampling.logit_bias[{index}]"
-        if index >= limits.MAX_LOGIT_BIAS_ENTRIES:
-            raise InvalidRequest("sampling.logit_bias", f"at most {limits.MAX_LOGIT_BIAS_ENTRIES} entries")
-        if entry.token_id >= model.vocabulary_size:
-            raise InvalidRequest(f"{field}.token_id", f"must be below the vocabulary size {model.vocabulary_size}")
-        if entry.token_id in bias:
-            raise InvalidRequest(f"{field}.token_id", f"token {entry.token_id} has a bias already")
-        bias[entry.token_id] = _between(entry.bias, -limits.MAX_LOGIT_BIAS, limits.MAX_LOGIT_BIAS, f"{field}.bias")
-    return bias
-
-
-def _temperature(value: float) -> float:
-    return 0.0 if value == 0.0 else _between(value, limits.MIN_TEMPERATURE, limits.MAX_TEMPERATURE, "sampling.temperature")
-
-
-def _penalty(value: float, field: str) -> float:
-    return _between(value, -limits.MAX_PENALTY, limits.MAX_PENALTY, field)
-
-
-def _between(value: float, low: float, high: float, field: str) -> float:
-    """Return `value`; NaN and infinities are outside any range."""
-    if math.isnan(value) or not low <= value <= high:
-        raise InvalidRequest(field, f"between {low:g} and {high:g}")
+    if value > MAX_LOGPROBS:
+        raise InvalidRequest("top_logprobs", f"at most {MAX_LOGPROBS}")
     return value

@@ -17,8 +17,7 @@ def build_inputs(rows: Rows, block_size: int, dtype: torch.dtype, device: torch.
     table_starts_R = np.cumsum(rows.blocks_R) - rows.blocks_R
     slots_N = _slots(rows, table_starts_R[row_of_N], positions_N, block_size)
     buckets = [
-        _bucket(rows, members, table_starts_R, block_size, dtype, device)
-        for members in _equal_lengths(rows.lengths_R)
+        _bucket(rows, members, table_starts_R, block_size, dtype, device) for members in _equal_lengths(rows.lengths_R)
     ]
     ends_R = rows.starts_R + rows.lengths_R
     reported = np.concatenate(
@@ -53,7 +52,7 @@ def _bucket(
 
 def _slots(rows: Rows, table_starts: Counts, positions: Counts, block_size: int) -> Counts:
     """Return the KV slots of positions, given where each one's block table starts."""
-    blocks = rows.block_tables[table_starts + positions // block_size].astype(np.int64)
+    blocks: Counts = rows.block_tables[table_starts + positions // block_size].astype(np.int64)
     return blocks * block_size + positions % block_size
 
 

@@ -5,6 +5,8 @@ import time
 
 import torch
 
+from common.arrays import F32, U32, from_wire, to_wire
+from common.errors import Refused
 from common.step_protocol import PROTOCOL_VERSION
 from shard_worker.batch import build_inputs
 from shard_worker.checkpoint.reader import CheckpointReader
@@ -20,8 +22,6 @@ from shard_worker.sampling.records import LastStep, sample_records, score_record
 from shard_worker.sampling.state import SequenceState
 from shard_worker.sampling.wire import wire_fields
 from shard_worker.settings import ShardSettings
-from common.arrays import F32, U32, from_wire, to_wire
-from common.errors import Refused
 from tandem.shard.v1 import shard_service_pb2 as pb
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -101,7 +101,9 @@ class Engine:
         fields = self._sample(rows, plan, hidden_PM) | self._score(rows, plan, hidden_PM)
         collective_ns = self._group.take_collective_ns()
         computed_ns = time.perf_counter_ns()
-        result = pb.StepResult(**fields)
+        result = pb.StepResult()
+        for name, data in fields.items():
+            setattr(result, name, data)
         result.queue_ns = began_ns - read_ns
         result.collective_ns = collective_ns
         result.compute_ns = computed_ns - began_ns - collective_ns
@@ -139,7 +141,8 @@ class Engine:
 
     def _sample(self, rows: Rows, plan: pb.Plan, hidden_PM: torch.Tensor) -> dict[str, bytes]:
         """Return the records of the sampled positions, which come first among the reported ones."""
-        states, positions = [], []
+        states: list[SequenceState] = []
+        positions: list[int] = []
         ends_R = (rows.base_lengths_R + rows.lengths_R).tolist()
         for row, count in enumerate(rows.sampled_R.tolist()):
             states += [self._sequences[int(rows.sequences_R[row])]] * count

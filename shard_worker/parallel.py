@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import FileStore, TCPStore  # type: ignore[attr-defined]
+from torch.distributed.distributed_c10d import Store
 
 from common.errors import SettingsError
 
@@ -65,12 +67,12 @@ def form_group(rank: int, world_size: int, rendezvous: str, device: torch.device
     return RankGroup(rank, world_size, int(agreed.item()))
 
 
-def _store(rank: int, world_size: int, rendezvous: str, timeout: timedelta) -> dist.Store:
+def _store(rank: int, world_size: int, rendezvous: str, timeout: timedelta) -> Store:
     url = urlsplit(rendezvous)
     if url.scheme == "file" and url.path:
-        store: dist.Store = dist.FileStore(url.path, world_size)
+        store = FileStore(url.path, world_size)
         store.set_timeout(timeout)
         return store
     if url.scheme == "tcp" and url.hostname and url.port:
-        return dist.TCPStore(url.hostname, url.port, world_size, is_master=rank == 0, timeout=timeout)
+        return TCPStore(url.hostname, url.port, world_size, is_master=rank == 0, timeout=timeout)
     raise SettingsError(f"rendezvous {rendezvous!r} is neither tcp://host:port nor file:///path")

@@ -63,9 +63,7 @@ def check_collective(backend: str) -> Finding:
         try:
             errors = [rank.communicate(timeout=RANK_TIMEOUT_S)[1] for rank in ranks]
         except subprocess.TimeoutExpired:
-            return Finding(
-                "fail", subject, f"all_reduce did not end within {RANK_TIMEOUT_S:g} s", "is lo up?"
-            )
+            return Finding("fail", subject, f"all_reduce did not end within {RANK_TIMEOUT_S:g} s", "is lo up?")
         finally:
             for rank in ranks:
                 rank.kill()

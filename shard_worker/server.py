@@ -52,7 +52,9 @@ async def serve(settings: ShardSettings) -> None:
         service.close()
 
 
-async def _load(service: ShardService, settings: ShardSettings, health: HealthBoard, fail: Callable[[BaseException], None]) -> None:
+async def _load(
+    service: ShardService, settings: ShardSettings, health: HealthBoard, fail: Callable[[BaseException], None]
+) -> None:
     try:
         info = (await service.load(lambda: Engine.load(settings))).info
     except Exception as error:

@@ -4,10 +4,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import click
-from tandem.v1.inference_service_pb2 import GenerateFinished, GenerateRequest
 
 from common.commands.client import Client, events
 from common.commands.printers import Printer
+from tandem.v1.inference_service_pb2 import GenerateFinished, GenerateRequest
 
 
 @dataclass

@@ -5,13 +5,13 @@ from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import click
-from tandem.v1.inference_service_pb2 import ChatMessage
 
 from common.commands.answer import Answer, stream_answer
 from common.commands.client import Client, connected
 from common.commands.generate import print_summary
 from common.commands.printers import TextPrinter
 from common.commands.request_options import address_option, build_request, chat_turns, request_options
+from tandem.v1.inference_service_pb2 import ChatMessage
 
 HELP = "/reset forgets the conversation, /exit (or Ctrl-D) leaves, Ctrl-C stops an answer"
 

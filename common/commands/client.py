@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 import grpc
+
+from common.channel import INTERNAL_MESSAGE_BYTES, open_channel
+from common.status import read_error, read_status
 from tandem.v1.inference_service_pb2 import (
     GenerateRequest,
     GenerateResponse,
@@ -13,9 +16,6 @@ from tandem.v1.inference_service_pb2 import (
     GetModelResponse,
 )
 from tandem.v1.inference_service_pb2_grpc import InferenceServiceStub
-
-from common.channel import INTERNAL_MESSAGE_BYTES, open_channel
-from common.status import read_error, read_status
 
 if TYPE_CHECKING:
     from tandem.v1.inference_service_pb2_grpc import InferenceServiceAsyncStub

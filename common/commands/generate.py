@@ -5,13 +5,13 @@ import sys
 from typing import Any
 
 import click
-from tandem.v1.inference_service_pb2 import GenerateRequest
 
 from common.commands.answer import Answer, stream_answer
 from common.commands.client import Client, connected
 from common.commands.printers import JsonPrinter, TextPrinter
 from common.commands.request_options import address_option, build_request, chat_turns, request_options
 from common.commands.summary import summary_lines
+from tandem.v1.inference_service_pb2 import GenerateRequest
 
 
 @click.command()

@@ -5,6 +5,7 @@ import sys
 from typing import Any, Protocol
 
 from google.protobuf.message import Message
+
 from tandem.v1.inference_service_pb2 import FinishReason, GenerateDelta, GenerateFinished, GenerateStarted
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
+
 from tandem.v1.inference_service_pb2 import ChatMessage, ChatMessages, GenerateRequest, StoppingParams
 from tandem.v1.sampling_pb2 import SamplingParams
 

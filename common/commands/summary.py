@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 
-from tandem.v1.inference_service_pb2 import GenerateFinished
-
 from common.commands.printers import finish_reason
+from tandem.v1.inference_service_pb2 import GenerateFinished
 
 
 def summary_lines(finished: GenerateFinished) -> Iterator[str]:

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tandem.shard.v1.shard_service_pb2 import Resolved, StepResult
 
 from common.arrays import F32, I32, from_wire
 from common.errors import Refused
 from gateway.sampling.lists import Floats, Ints, VocabularySlice, check_ids, merge_lists
+from tandem.shard.v1.shard_service_pb2 import Resolved, StepResult
 
 Doubles = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.intp]

@@ -4,15 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 
-from tandem.v1 import sampling_pb2
-
 from common.errors import InvalidRequest
+from tandem.v1 import sampling_pb2
 
 MAX_LOGPROBS = 20
 MAX_LOGIT_BIASES = 1024
 _NOISED_FOR_TRUNCATION = 8
-_TOP_FOR_TOP_P = 64
-_MAX_TOP = 1024
+_TOP_FOR_TOP_K = 1024  # at most; a larger k is left to the fallback where a draw needs to know
+_TOP_FOR_TOP_P = (64, 128, 256)  # by number of fallbacks
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +68,9 @@ class SamplingParams:
         if not self.is_truncated:
             return 0
         if self.top_k > 0:
-            return min(self.top_k, _MAX_TOP)
+            return min(self.top_k, _TOP_FOR_TOP_K)
         if self.top_p < 1:
-            return min(_TOP_FOR_TOP_P << min(num_fallbacks, 8), _MAX_TOP)
+            return _TOP_FOR_TOP_P[min(num_fallbacks, len(_TOP_FOR_TOP_P) - 1)]
         return 1
 
 
@@ -95,7 +94,7 @@ def read_params(
         raise InvalidRequest("logprobs", f"must lie in 0 to {MAX_LOGPROBS}")
     return SamplingParams(
         temperature=temperature,
-        top_k=message.top_k,
+        top_k=message.top_k if message.top_k < vocabulary_size else 0,
         top_p=top_p,
         min_p=message.min_p,
         seed=message.seed if message.HasField("seed") else drawn_seed,

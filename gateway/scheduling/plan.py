@@ -43,7 +43,7 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Decision on a sampled row: 1 to `sampled` new ids (none only if finished), and whether it ends there."""
+    """Decision on a sampled row: 1 to `sampled` new ids (none only if finished); whether it ends there."""
 
     token_ids: tuple[int, ...] = ()
     finished: bool = False

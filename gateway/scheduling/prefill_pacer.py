@@ -43,6 +43,7 @@ class _Cost:
 
     @property
     def per_token_s(self) -> float | None:
+        """None before the first observation."""
         return max(self._excess_s / self._tokens, 0.0) if self._count else None
 
     def observe(self, tokens: int, duration_s: float, base_s: float) -> None:
@@ -52,9 +53,10 @@ class _Cost:
             if self._count == 1 or excess_s * self._tokens < self._excess_s * tokens:
                 self._excess_s, self._tokens = max(excess_s, 0.0), tokens
             return
-        # Symmetric bounds: one-sided ones would turn noise into cost.
-        bound_s = max(4 * (self.per_token_s or 0.0) * tokens, base_s / 4)
-        excess_s = min(max(excess_s, -bound_s), bound_s)
+        if self.per_token_s:
+            # Symmetric bounds: one-sided ones would turn noise into cost.
+            bound_s = max(4 * self.per_token_s * tokens, base_s / 4)
+            excess_s = min(max(excess_s, -bound_s), bound_s)
         self._excess_s = _COST_MEMORY * self._excess_s + excess_s
         self._tokens = _COST_MEMORY * self._tokens + tokens
 
@@ -91,7 +93,8 @@ class PrefillPacer:
         return self._bases[nearest].duration_s
 
     def observe(self, decode_rows: int, prefill_tokens: int, duration_s: float) -> None:
-        """Learn from a step that took `duration_s`."""
+        """Learn from a step that took `duration_s`, which must be positive."""
+        assert duration_s > 0
         if prefill_tokens == 0 or (decode_rows and self._wants_base and prefill_tokens <= MIN_CHUNK_TOKENS):
             own_s = max(duration_s - prefill_tokens * (self.cost_s or 0.0), duration_s / 2)
             self._bases.setdefault(_bucket(decode_rows), _Base()).observe(own_s)

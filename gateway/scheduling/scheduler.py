@@ -38,9 +38,8 @@ class Scheduler:
         self._running: list[Sequence] = []  # oldest first
         self._closes: list[int] = []
         self._plan_out: StepPlan | None = None
-        self._leaving: dict[
-            Sequence, bool
-        ] = {}  # to leave after the plan that is out; True: its blocks are not sound
+        # Who leaves after the plan that is out; True: its blocks are not sound.
+        self._leaving: dict[Sequence, bool] = {}
         self._no_room = False  # the head of the queue found too few blocks, and none came back since
         self._arrivals = 0
         self._numbers = 0
@@ -128,17 +127,18 @@ class Scheduler:
         """
         assert plan is self._plan_out, "not the plan that is out"
         self._plan_out = None
-        outcome = iter(outcomes)
+        results = list(outcomes)
+        assert len(results) == sum(row.sampled > 0 for row in plan.rows), "one outcome per sampled row"
+        remaining = iter(results)
         for row in plan.rows:
             sequence = row.sequence
             sequence.opened = True
-            result = next(outcome) if row.sampled else None
+            result = next(remaining) if row.sampled else None
             if sequence in self._leaving:
                 continue
             advance(row, result)
             if row.sampled or row.scored:
-                # What was reported was finite, and it depends on every position before it: all of those are
-                # sound.
+                # What was reported was finite and depends on every position before it: all are sound.
                 self.blocks.publish(sequence)
             scored_out = sequence.kind is Kind.SCORE and sequence.uncomputed == 0
             if scored_out or (result is not None and result.finished):
@@ -235,7 +235,7 @@ class Scheduler:
         return True
 
     def _blocks_ahead(self, sequence: Sequence, headroom: int) -> int:
-        """Return how many more blocks `sequence` needs for its ids and `headroom` more, at most for its end."""
+        """Return how many more blocks `sequence` needs to hold its ids and, if it can grow, `headroom` more."""
         length = min(len(sequence.token_ids) + headroom, sequence.max_length)
         return max(0, self.blocks.pool.blocks_for(length) - len(sequence.block_table))
 
@@ -251,6 +251,8 @@ class Scheduler:
         self._waiting.appendleft(sequence)
 
     def _leave(self, sequence: Sequence, unsound: bool) -> None:
+        if sequence.arrival < 0:
+            return  # `add` refused it
         if sequence.state is State.WAITING:
             self._waiting.remove(sequence)
             sequence.state = State.FINISHED

@@ -11,7 +11,7 @@ class IncrementalDecoder(Protocol):
     """
 
     def push(self, token_id: int) -> str:
-        """Return the text that becomes certain with this id. Bytes of an unfinished character are held back."""
+        """Return the text that becomes certain with this id. Bytes of no whole character are held back."""
         ...
 
     def flush(self) -> str:

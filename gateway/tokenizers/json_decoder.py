@@ -1,10 +1,12 @@
 """The decoder of a `tokenizer.json` as a table from ids to bytes."""
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
 
 from tokenizers import Tokenizer as Library
+from tokenizers.models import BPE
 
 from common.errors import CheckpointError
 from gateway.tokenizers.piece_table import EACH_BYTE, EACH_SUBPART, PieceTable
@@ -12,8 +14,8 @@ from gateway.tokenizers.piece_table import EACH_BYTE, EACH_SUBPART, PieceTable
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
-def read_piece_table(library: Library, decoder: Any) -> PieceTable:
-    """Return the table of a tokenizer; `decoder` is the file's own description.
+def read_piece_table(library: Library) -> PieceTable:
+    """Return the table of a tokenizer.
 
     Decoding through it equals the library's `decode(ids, skip_special_tokens=True)`, with one exception.
     Where bytes of the ByteFallback decoder do not form characters, the library turns the whole run of bytes
@@ -23,14 +25,13 @@ def read_piece_table(library: Library, decoder: Any) -> PieceTable:
     Raises CheckpointError, by name, for decoders other than ByteLevel, Metaspace and the sequence Replace,
     ByteFallback, Fuse and optionally Strip.
     """
+    decoder = _described(library)
     steps = decoder["decoders"] if _type(decoder) == "Sequence" else [decoder]
     names = [_type(step) for step in steps]
     tokens = _tokens(library)
     if names == ["ByteLevel"]:
         characters = _byte_of_character()
-        return PieceTable(
-            [_map(token, lambda t: _byte_level(t, characters)) for token in tokens], EACH_SUBPART
-        )
+        return PieceTable([_map(token, lambda t: _byte_level(t, characters)) for token in tokens], EACH_SUBPART)
     if names == ["Metaspace"]:
         return _metaspace(tokens, steps[0])
     if names[:3] == ["Replace", "ByteFallback", "Fuse"] and names[3:] in ([], ["Strip"]):
@@ -46,6 +47,14 @@ def _tokens(library: Library) -> list[str | None]:
     return [None if token in special else token for token in tokens]
 
 
+def _described(library: Library) -> Any:
+    """Return the decoder's JSON in the library's current form, whatever the age of the file."""
+    bare = Library(BPE())
+    if library.decoder is not None:
+        bare.decoder = library.decoder
+    return json.loads(bare.to_str())["decoder"]
+
+
 def _type(step: Any) -> str:
     return str(step.get("type")) if isinstance(step, dict) else "null"
 
@@ -55,7 +64,7 @@ def _map(token: str | None, to_bytes: Callable[[str], bytes]) -> bytes | None:
 
 
 def _byte_of_character() -> dict[str, int]:
-    """Return GPT-2's alphabet: printable bytes stand for themselves, the others for the code points from 256 on."""
+    """Return GPT-2's alphabet: printable bytes stand for themselves, others for code points from 256 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
@@ -73,9 +82,7 @@ def _metaspace(tokens: list[str | None], step: dict[str, Any]) -> PieceTable:
     pieces = [_map(token, lambda t: t.replace(mark, " ").encode()) for token in tokens]
     leading = {}
     if step.get("prepend_scheme", "always") != "never":
-        leading = {
-            i: token.replace(mark, "").encode() for i, token in enumerate(tokens) if token and mark in token
-        }
+        leading = {i: token.replace(mark, "").encode() for i, token in enumerate(tokens) if token and mark in token}
     return PieceTable(pieces, EACH_SUBPART, leading)
 
 

@@ -71,7 +71,7 @@ class SentencePieceTokenizer:
         return ids
 
     def decode(self, token_ids: Iterable[int]) -> str:
-        """Return the text, as the library's `decode`. Control pieces are left out, unknown ones are " \u2047 "."""
+        """Return the text, as the library's `decode`: control pieces add nothing, unknown ones " \u2047 "."""
         return self._table.decode(token_ids)
 
     def decoder(self) -> PieceDecoder:
@@ -88,24 +88,20 @@ def _load(data: bytes) -> Any:
 
 def _piece_table(library: Any, model: Any) -> PieceTable:
     """Return what each piece adds, as SentencePieceProcessor::Decode has it."""
-    anchor = next((i for i, p in enumerate(model.pieces) if p.type == CONTROL), None)
-    del anchor
     strips_all = flag(model.normalizer_spec, "remove_extra_whitespaces")
     pieces: list[bytes | None] = []
     leading: dict[int, bytes] = {}
     for token_id, entry in enumerate(model.pieces):
         if library.is_byte(token_id):
             pieces.append(bytes([int(entry.piece[3:5], 16)]))
-            continue
-        if library.is_control(token_id):
+        elif library.is_control(token_id):
             pieces.append(b"")
-            continue
-        if library.is_unknown(token_id):
+        elif library.is_unknown(token_id):
             pieces.append(library.decode([token_id]).encode())
-            continue
-        pieces.append(entry.piece.replace(SPACE, " ").encode())
-        if entry.piece.startswith(SPACE):
-            leading[token_id] = entry.piece[1:].replace(SPACE, " ").encode()
+        else:
+            pieces.append(entry.piece.replace(SPACE, " ").encode())
+            if entry.piece.startswith(SPACE):
+                leading[token_id] = entry.piece[1:].replace(SPACE, " ").encode()
     if not (strips_all or flag(model.normalizer_spec, "add_dummy_prefix")):
         leading = {}
     return PieceTable(pieces, EACH_BYTE, leading, leading_until_text=strips_all)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable
-from os.path import commonprefix
 
 
 def any_of(strings: Iterable[str]) -> str:
@@ -16,11 +15,16 @@ def any_of(strings: Iterable[str]) -> str:
     ends_here = by_first.pop("", None) is not None
     branches = []
     for _, group in sorted(by_first.items()):
-        prefix = commonprefix(list(group))
+        prefix = _common_prefix(min(group), max(group))
         branches.append(re.escape(prefix) + any_of(string[len(prefix) :] for string in group))
     if not branches:
         return "" if ends_here else "(?!)"
     return f"(?:{'|'.join(branches)})" + ("?" if ends_here else "")
+
+
+def _common_prefix(a: str, b: str) -> str:
+    differ = (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+    return a[: next(differ, min(len(a), len(b)))]
 
 
 def is_control(content: str, template: str) -> bool:

@@ -36,7 +36,7 @@ class TokenizerJson:
         }
         self._contents = {token_id: content for content, token_id in self._control.items()}
         self._forbidden = self._contents.keys() - {_unknown_id(spec, self._rendered)}
-        self._table = read_piece_table(self._rendered, spec.get("decoder"))
+        self._table = read_piece_table(self._rendered)
 
         plain = _with_special(spec, self._control)
         self._plain = _load(plain)
@@ -84,7 +84,7 @@ class TokenizerJson:
         return result + self._encode(text[start:].replace(guard, ""), at_start=start == 0)
 
     def decode(self, token_ids: Iterable[int]) -> str:
-        """Return the text, as the library's with `skip_special_tokens` (see `read_piece_table`)."""
+        """Return the text, as the library does with `skip_special_tokens` (see `read_piece_table`)."""
         return self._table.decode(token_ids)
 
     def decoder(self) -> PieceDecoder:
@@ -95,9 +95,7 @@ class TokenizerJson:
         library = self._plain if at_start else self._continuing
         ids: list[int] = library.encode(text, add_special_tokens=False).ids
         if not self._forbidden.isdisjoint(ids):
-            raise InvalidRequest(
-                "prompt", "the model's vocabulary would read a control token out of plain text"
-            )
+            raise InvalidRequest("prompt", "the vocabulary would read a control token out of plain text")
         return ids
 
 

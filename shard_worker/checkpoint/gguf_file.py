@@ -111,9 +111,7 @@ class _Header:
                 raise ValueError(f"tensor {name} is there twice")
             block_elements, block_bytes = GGML_QUANT_SIZES[kind]
             if shape[-1] % block_elements:
-                raise ValueError(
-                    f"tensor {name}: rows of {shape[-1]} elements do not fill blocks of {kind.name}"
-                )
+                raise ValueError(f"tensor {name}: rows of {shape[-1]} elements do not fill blocks of {kind.name}")
             num_bytes = math.prod(shape) // block_elements * block_bytes
             if data_start + offset + num_bytes > self._file_bytes:
                 raise ValueError(f"tensor {name} lies outside the file")

@@ -48,9 +48,7 @@ def _types(numbers: list[int]) -> list[PieceType]:
 def _byte_level_bpe(metadata: GgufMetadata, pre: str, tokens: list[str], types: list[PieceType]) -> bytes:
     for key in ("add_space_prefix", "remove_extra_whitespaces"):
         if metadata.get(f"tokenizer.ggml.{key}", bool, False):
-            raise CheckpointError(
-                f"GGUF key tokenizer.ggml.{key} is true, which is not supported with 'gpt2'"
-            )
+            raise CheckpointError(f"GGUF key tokenizer.ggml.{key} is true, which is not supported with 'gpt2'")
     pre_tokenizer = _pre_tokenizer(pre)
     vocabulary = {token: i for i, token in enumerate(tokens)}
     if len(vocabulary) != len(tokens):
@@ -59,9 +57,7 @@ def _byte_level_bpe(metadata: GgufMetadata, pre: str, tokens: list[str], types: 
     for merge in metadata.array("tokenizer.ggml.merges", str):
         left, space, right = merge.partition(" ")
         if not space or not {left, right, left + right} <= vocabulary.keys():
-            raise CheckpointError(
-                f"GGUF key tokenizer.ggml.merges: {merge!r} does not merge two tokens into a third"
-            )
+            raise CheckpointError(f"GGUF key tokenizer.ggml.merges: {merge!r} does not merge two tokens into a third")
         merges.append((left, right))
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=pre in LLAMA3_NAMES))
     tokenizer.pre_tokenizer = pre_tokenizer

@@ -92,12 +92,8 @@ class HuggingFaceConfig(_Section):
                 hidden_size=self.hidden_size,
                 intermediate_size=self.intermediate_size,
                 query_heads=self.num_attention_heads,
-                kv_heads=self.num_key_value_heads
-                if self.num_key_value_heads is not None
-                else self.num_attention_heads,
-                head_dim=self.head_dim
-                if self.head_dim is not None
-                else self.hidden_size // self.num_attention_heads,
+                kv_heads=self.num_key_value_heads if self.num_key_value_heads is not None else self.num_attention_heads,
+                head_dim=self.head_dim if self.head_dim is not None else self.hidden_size // self.num_attention_heads,
                 vocabulary_size=self.vocab_size,
                 context_length=self.max_position_embeddings,
                 norm_eps=self.rms_norm_eps,

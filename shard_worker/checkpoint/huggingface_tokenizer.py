@@ -95,9 +95,7 @@ def _from_sentencepiece(path: Path, config: dict[str, Any], vocabulary_size: int
         raise CheckpointError(f"{path}: {error}") from error
     size = processor.vocab_size()
     if size > vocabulary_size:
-        raise CheckpointError(
-            f"{path}: {size} tokens do not fit in the model's vocabulary of {vocabulary_size}"
-        )
+        raise CheckpointError(f"{path}: {size} tokens do not fit in the model's vocabulary of {vocabulary_size}")
     added = {int(id): entry for id, entry in (config.get("added_tokens_decoder") or {}).items()}
     added |= {id: token for token, id in (read_json(path.parent / "added_tokens.json") or {}).items()}
     if beyond := sorted(id for id in added if id >= size):

@@ -2,12 +2,18 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from common.manifest import Architecture
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+Dtype = Literal["float32", "bfloat16", "float16"]
+DTYPES: dict[Dtype, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 SAFETENSORS_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
@@ -23,7 +29,7 @@ class TensorSpec:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def expected_tensors(architecture: Architecture, dtype: str) -> dict[str, TensorSpec]:
+def expected_tensors(architecture: Architecture, dtype: Dtype) -> dict[str, TensorSpec]:
     """Return every tensor of a checkpoint of `architecture` by name, in the order of computation.
 
     `dtype` is the manifest's. Norm weights are float32 whatever it is: they are small, and norms run in

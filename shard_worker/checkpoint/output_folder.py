@@ -38,11 +38,7 @@ class OutputFolder:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(self._lock_file)
             self._recover()
-            if (
-                not self.exists
-                and self.path.exists()
-                and (not self.path.is_dir() or any(self.path.iterdir()))
-            ):
+            if not self.exists and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
                 raise CheckpointError(f"{self.path} exists and is not a checkpoint; it is left alone")
             self.partial.mkdir()
             self.scratch.mkdir()

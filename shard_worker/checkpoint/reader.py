@@ -48,9 +48,7 @@ class CheckpointReader:
         """Return the full shape of tensor `name`. Raises CheckpointError when there is none."""
         return self._stored(name).shape
 
-    def read(
-        self, name: str, dim: int | None = None, start: int = 0, stop: int | None = None
-    ) -> torch.Tensor:
+    def read(self, name: str, dim: int | None = None, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """Return tensor `name`, or its part [start, stop) along `dim`, on the CPU in its stored type.
 
         Only that part is read. The result is contiguous, and may be the mapped file itself: copy it before
@@ -65,9 +63,7 @@ class CheckpointReader:
             return tensor
         stop = stored.shape[dim] if stop is None else stop
         if not 0 <= start <= stop <= stored.shape[dim]:
-            raise CheckpointError(
-                f"{name}: [{start}, {stop}) is not within dimension {dim} of {stored.shape}"
-            )
+            raise CheckpointError(f"{name}: [{start}, {stop}) is not within dimension {dim} of {stored.shape}")
         index = (slice(None),) * dim + (slice(start, stop),)
         part: torch.Tensor = slices[index]
         return part.contiguous()
@@ -139,7 +135,5 @@ def _checked_tensors(folder: Path, manifest: Manifest) -> dict[str, StoredTensor
     for name, spec in expected.items():
         stored = tensors[name]
         if (stored.shape, stored.dtype) != (spec.shape, spec.dtype):
-            raise CheckpointError(
-                f"{folder}: {name} is {stored.dtype} {stored.shape}, not {spec.dtype} {spec.shape}"
-            )
+            raise CheckpointError(f"{folder}: {name} is {stored.dtype} {stored.shape}, not {spec.dtype} {spec.shape}")
     return tensors

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError
 
 from common.errors import CheckpointError
 from shard_worker.checkpoint.layout import SAFETENSORS_DTYPES
@@ -30,7 +30,7 @@ class _Entry(BaseModel):
 
     dtype: str
     shape: list[NonNegativeInt]
-    data_offsets: tuple[NonNegativeInt, NonNegativeInt]
+    data_offsets: list[NonNegativeInt] = Field(min_length=2, max_length=2)
 
 
 _ENTRIES = TypeAdapter(dict[str, _Entry])
@@ -54,11 +54,13 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         raise CheckpointError(f"{path}: {error.strerror or error}") from error
     try:
         fields = json.loads(header)
+        if not isinstance(fields, dict):
+            raise ValueError("it is not an object")
         fields.pop("__metadata__", None)
         if len(fields) > MAX_TENSORS:
             raise CheckpointError(f"{path}: {len(fields)} tensors are more than {MAX_TENSORS}")
-        entries = _ENTRIES.validate_json(json.dumps(fields))
-    except (ValueError, AttributeError, RecursionError) as error:
+        entries = _ENTRIES.validate_python(fields)
+    except (ValueError, RecursionError) as error:
         problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise CheckpointError(f"{path}: not a safetensors header: {problem}") from error
     end = max((entry.data_offsets[1] for entry in entries.values()), default=0)
@@ -77,7 +79,5 @@ def _stored(path: Path, name: str, entry: _Entry) -> StoredTensor:
         )
     start, stop = entry.data_offsets
     if stop - start != math.prod(entry.shape) * dtype.itemsize:
-        raise CheckpointError(
-            f"{path}: {name} holds {stop - start} bytes, which shape {entry.shape} does not fill"
-        )
+        raise CheckpointError(f"{path}: {name} holds {stop - start} bytes, which shape {entry.shape} does not fill")
     return StoredTensor(path, tuple(entry.shape), dtype)

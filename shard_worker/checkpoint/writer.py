@@ -11,7 +11,7 @@ import torch
 
 from common.errors import CheckpointError
 from common.manifest import MANIFEST_FILE, FileDigest, Manifest, Quantization, TokenizerFile
-from shard_worker.checkpoint.layout import SAFETENSORS_DTYPES, TensorSpec, expected_tensors
+from shard_worker.checkpoint.layout import SAFETENSORS_DTYPES, Dtype, TensorSpec, expected_tensors
 from shard_worker.checkpoint.output_folder import OutputFolder
 from shard_worker.checkpoint.reader import Progress, verify
 from shard_worker.checkpoint.source import TOKENIZER_FILES, ForeignModel
@@ -27,7 +27,7 @@ def write_checkpoint(
     model: ForeignModel,
     output: OutputFolder,
     name: str,
-    dtype: str,
+    dtype: Dtype,
     progress: Progress,
     max_file_bytes: int = MAX_FILE_BYTES,
 ) -> Manifest:
@@ -47,7 +47,7 @@ def write_checkpoint(
         name=name,
         source=model.source,
         architecture=model.architecture,
-        dtype=dtype,  # type: ignore[arg-type]  # pydantic checks it
+        dtype=dtype,
         quantization=Quantization(mode="none"),
         tokenizer=TokenizerFile(
             kind=model.tokenizer.kind,
@@ -73,7 +73,7 @@ def _check_ids(model: ForeignModel) -> None:
 
 
 def _write_weights(
-    model: ForeignModel, folder: Path, dtype: str, progress: Progress, max_file_bytes: int
+    model: ForeignModel, folder: Path, dtype: Dtype, progress: Progress, max_file_bytes: int
 ) -> dict[str, FileDigest]:
     shards = _shards(expected_tensors(model.architecture, dtype), max_file_bytes)
     total = sum(spec.num_bytes for shard in shards for spec in shard.values())
@@ -104,9 +104,7 @@ def _shards(tensors: Specs, max_file_bytes: int) -> list[Specs]:
     return shards
 
 
-def _serialised(
-    model: ForeignModel, shard: Specs, count: Callable[[int], None]
-) -> Iterable[bytes | memoryview]:
+def _serialised(model: ForeignModel, shard: Specs, count: Callable[[int], None]) -> Iterable[bytes | memoryview]:
     """Yield the bytes of a safetensors file that holds `shard`.
 
     Format: header length (u64), JSON header, tensors without gaps, little endian
@@ -132,9 +130,7 @@ def _serialised(
             yield stored.view(torch.uint8).numpy().data.cast("B")
             count(stored.nbytes)
         if rows != spec.shape[0]:
-            raise CheckpointError(
-                f"{name}: {rows} rows, not {spec.shape[0]} ({math.prod(spec.shape)} elements)"
-            )
+            raise CheckpointError(f"{name}: {rows} rows, not {spec.shape[0]} ({math.prod(spec.shape)} elements)")
 
 
 def _write(path: Path, chunks: Iterable[bytes | memoryview]) -> FileDigest:

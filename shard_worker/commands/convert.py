@@ -1,6 +1,7 @@
 """`tandem convert`: turn a GGUF file or a folder of the Hugging Face hub's layout into a checkpoint."""
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -20,7 +21,9 @@ from shard_worker.commands.progress import ProgressBars
     help="Type in which the weights are stored; norm weights are always float32.",
 )
 @click.option("--force", is_flag=True, help="Replace a checkpoint that is there.")
-def convert(source: Path, output: Path, name: str | None, dtype: str, force: bool) -> None:
+def convert(
+    source: Path, output: Path, name: str | None, dtype: Literal["float32", "bfloat16"], force: bool
+) -> None:
     """Make a checkpoint of SOURCE: a GGUF file, or a folder with config.json and safetensors."""
     # Imported here since they bring torch, which `--help` does without.
     from shard_worker.checkpoint.from_gguf import open_gguf

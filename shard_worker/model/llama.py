@@ -52,7 +52,9 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(arch.hidden_size, (self.queries + 2 * self.kv) * arch.head_dim, bias=False)
         self.output = nn.Linear(self.queries * arch.head_dim, arch.hidden_size, bias=False)
 
-    def forward(self, x_NM: Tensor, step: StepInputs, rope: tuple[Tensor, Tensor], cache: KVCache, layer: int) -> Tensor:
+    def forward(
+        self, x_NM: Tensor, step: StepInputs, rope: tuple[Tensor, Tensor], cache: KVCache, layer: int
+    ) -> Tensor:
         """Return this rank's part of the attention output, [N, M]; writes the step's keys and values."""
         qkv_NHD = self.qkv(x_NM).view(x_NM.shape[0], -1, self.head_dim)
         qk_NHD = rotate(qkv_NHD[:, : self.queries + self.kv], *rope)
@@ -110,10 +112,11 @@ class Llama(nn.Module):
         rope = self.rope(step.positions_N)
         x_NM = self.group.all_reduce(self._embed(step.ids_N))
         for index, layer in enumerate(self.layers):
-            x_NM = x_NM + self.group.all_reduce(
-                layer.attention(layer.attention_norm(x_NM), step, rope, cache, index)
-            )
-            x_NM = x_NM + self.group.all_reduce(layer.feed_forward(layer.feed_forward_norm(x_NM)))
+            assert isinstance(layer, Layer)
+            attended = layer.attention(layer.attention_norm(x_NM), step, rope, cache, index)
+            x_NM = x_NM + self.group.all_reduce(attended)
+            fed_forward = layer.feed_forward(layer.feed_forward_norm(x_NM))
+            x_NM = x_NM + self.group.all_reduce(fed_forward)
         hidden_PM: Tensor = self.norm(x_NM[step.reported_P].float())
         return hidden_PM
 
@@ -128,4 +131,5 @@ class Llama(nn.Module):
             return embedded
         local_N = ids_N - self.vocabulary.start
         mine_N = (local_N >= 0) & (local_N < self.vocabulary.size)
-        return self.embedding(local_N.where(mine_N, 0)) * mine_N.unsqueeze(-1)
+        masked: Tensor = self.embedding(local_N.where(mine_N, 0)) * mine_N.unsqueeze(-1)
+        return masked

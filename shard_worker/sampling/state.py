@@ -5,10 +5,10 @@ from math import isfinite
 
 import numpy as np
 import numpy.typing as npt
-from tandem.shard.v1.shard_service_pb2 import SequenceOpen
 
 from common.arrays import F32, I32, from_wire
 from common.errors import Refused
+from tandem.shard.v1.shard_service_pb2 import SequenceOpen
 
 Ids = npt.NDArray[np.int32]
 

@@ -160,7 +160,5 @@ def test_a_yaml_file_that_is_not_there() -> None:
 def test_bad_and_missing_flags_are_named() -> None:
     with pytest.raises(SettingsError, match=r"flag --max-running: .*'many'"):
         resolved({"max_running": "many"})
-    with pytest.raises(
-        SettingsError, match=r"--model \(or TANDEM_EXAMPLE_MODEL, or model in the --config file\)"
-    ):
+    with pytest.raises(SettingsError, match=r"--model \(or TANDEM_EXAMPLE_MODEL, or model in the --config file\)"):
         resolve(Example, "TANDEM_EXAMPLE", {}, {})

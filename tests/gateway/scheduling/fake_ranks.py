@@ -1,0 +1,115 @@
+"""A model without weights that notices every mistake in batching.
+
+Its KV cache remembers, for each position of each block, whose prefix was written there. A row may only read
+what is exactly its own prefix; the "next token" is a function of that prefix.
+"""
+
+from array import array
+from dataclasses import dataclass
+
+from gateway.scheduling.plan import Outcome, Row, StepPlan
+from gateway.scheduling.sequence import Kind, Sequence
+
+VOCABULARY = 3
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One position of the KV cache: `chain` stands for the tenant and all ids up to here."""
+
+    chain: int
+    poisoned_by: Sequence | None
+
+
+def chain_of(tenant: str, ids: "array[int]") -> list[int]:
+    """Return the chain value at every position."""
+    chains, chain = [], hash(tenant)
+    for token_id in ids:
+        chain = hash((chain, token_id))
+        chains.append(chain)
+    return chains
+
+
+def next_token(chain: int) -> int:
+    """Return the id that follows a prefix."""
+    return chain % VOCABULARY
+
+
+class FakeRanks:
+    """Runs plans as a rank group would, and asserts what must hold for them."""
+
+    def __init__(self, block_size: int) -> None:
+        self.block_size = block_size
+        self.cells: dict[tuple[int, int], Cell] = {}
+        self.known: dict[int, Sequence] = {}
+        self.used_numbers: set[int] = set()
+        self.poisons: dict[Sequence, int] = {}  # from which position on a sequence's results are not finite
+
+    def lose_epoch(self) -> None:
+        """Forget everything, as a new formation of the group would."""
+        self.cells.clear()
+        self.known.clear()
+        self.used_numbers.clear()
+
+    def run(self, plan: StepPlan) -> tuple[list[int], set[Sequence]]:
+        """Run a step; return the next token of every sampled row and the sequences that are not finite."""
+        for number in plan.closes:
+            del self.known[number]
+        for sequence in plan.opens:
+            assert sequence.number not in self.used_numbers
+            self.used_numbers.add(sequence.number)
+            self.known[sequence.number] = sequence
+        assert len({row.sequence for row in plan.rows}) == len(plan.rows)
+        self._check_writes(plan)
+        tokens, unsound = [], set()
+        for row in plan.rows:
+            assert self.known[row.sequence.number] is row.sequence
+            chain, poisoned = self._run_row(row)
+            if row.sampled:
+                tokens.append(next_token(chain))
+            if poisoned and (row.sampled or row.scored):
+                unsound.add(row.sequence)
+        return tokens, unsound
+
+    def _check_writes(self, plan: StepPlan) -> None:
+        """No row writes into a block that another row holds."""
+        written = [set(row.block_table[row.base_length // self.block_size :]) for row in plan.rows]
+        for index, row in enumerate(plan.rows):
+            for other, blocks in enumerate(written):
+                assert other == index or not blocks & set(row.block_table)
+
+    def _run_row(self, row: Row) -> tuple[int, bool]:
+        sequence, base, stop = row.sequence, row.base_length, row.base_length + len(row.token_ids)
+        assert row.token_ids == sequence.token_ids[base:stop] and len(row.token_ids) > 0
+        assert len(row.block_table) == -(-stop // self.block_size)
+        chains = chain_of(sequence.tenant, sequence.token_ids[:stop])
+        places = [(row.block_table[p // self.block_size], p % self.block_size) for p in range(stop)]
+        assert len(set(places)) == stop
+        poisoned_from = self.poisons.get(sequence, stop)
+        poisoned = False
+        for position in range(base, stop):
+            poison = sequence if position >= poisoned_from else None
+            self.cells[places[position]] = Cell(chains[position], poison)
+        for position in range(stop):
+            cell = self.cells[places[position]]
+            assert cell.chain == chains[position], "a row reads what is not its prefix"
+            assert cell.poisoned_by in (None, sequence), "an unsound block was shared"
+            poisoned = poisoned or cell.poisoned_by is not None
+        return chains[-1], poisoned
+
+
+def decide(plan: StepPlan, tokens: list[int], finished: set[Sequence]) -> list[Outcome]:
+    """Return the outcomes of a plan: `finished` sequences, and those at their full length, end."""
+    sampled = [row.sequence for row in plan.rows if row.sampled]
+    return [
+        Outcome((token,), sequence in finished or len(sequence.token_ids) + 1 == sequence.max_length)
+        for sequence, token in zip(sampled, tokens, strict=True)
+    ]
+
+
+def expected_ids(sequence: Sequence) -> "array[int]":
+    """Return what `sequence` must hold: its prompt, then at each place the token that the prefix asks for."""
+    ids = sequence.token_ids[: sequence.prompt_length]
+    while sequence.kind is Kind.GENERATE and len(ids) < len(sequence.token_ids):
+        ids.append(next_token(chain_of(sequence.tenant, ids)[-1]))
+    return ids
