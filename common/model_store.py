@@ -44,9 +44,7 @@ def resolve(name_or_path: str | Path) -> Path:
     if (path / MANIFEST_FILE).is_file():
         return path
     if path.is_file() or (path / "config.json").is_file():
-        raise CheckpointError(
-            f"{path} is not a checkpoint. Make one of it: `tandem convert {path} --output FOLDER`."
-        )
+        raise CheckpointError(f"{path} is not a checkpoint. Make one of it: `tandem convert {path} --output FOLDER`.")
     name = str(name_or_path)
     if _NAME.fullmatch(name):
         folder = model_folder(name)

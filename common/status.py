@@ -30,7 +30,7 @@ from common.errors import (
 
 DOMAIN = "tandem"
 DETAILS_KEY = "grpc-status-details-bin"
-MAX_TEXT_CHARACTERS = 1_000  # clients accept about 8 KiB of trailers, and text travels twice in them
+MAX_TEXT_BYTES = 1_000  # clients take 8 KiB of trailers; text may stand in them three times, encoded
 
 CODES: dict[type[TandemError], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
@@ -50,10 +50,10 @@ log = logging.getLogger(__name__)
 def to_status(error: TandemError) -> tuple[grpc.StatusCode, Status]:
     """Return the code and the google.rpc.Status of `error`, details included."""
     code = next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), grpc.StatusCode.INTERNAL)
-    text = str(error)[:MAX_TEXT_CHARACTERS]
+    text = _shortened(str(error))
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)]
     if isinstance(error, InvalidRequest):
-        description = error.description[:MAX_TEXT_CHARACTERS]
+        description = _shortened(error.description)
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=description)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     if isinstance(error, Overloaded | Unavailable):
@@ -64,6 +64,10 @@ def to_status(error: TandemError) -> tuple[grpc.StatusCode, Status]:
     for detail in details:
         status.details.add().Pack(detail)
     return code, status
+
+
+def _shortened(text: str) -> str:
+    return text.encode(errors="replace")[:MAX_TEXT_BYTES].decode(errors="ignore")
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: TandemError) -> NoReturn:

@@ -8,14 +8,13 @@ from typing import Any, TypeVar
 
 import grpc
 
-from common.channel import open_channel
+from common.channel import INTERNAL_MESSAGE_BYTES, open_channel
 from common.errors import Refused, Unavailable
 from common.step_protocol import PROTOCOL_VERSION, plan_hash, ran_hash
 from tandem.shard.v1 import shard_service_pb2 as pb
 
 RUN = "/tandem.shard.v1.ShardService/Run"
 GET_INFO = "/tandem.shard.v1.ShardService/GetInfo"
-MAX_ANSWER_BYTES = 256 << 20
 
 T = TypeVar("T")
 
@@ -58,7 +57,7 @@ class RankLink:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self._channel = open_channel(address, max_message_bytes=MAX_ANSWER_BYTES)
+        self._channel = open_channel(address, max_message_bytes=INTERNAL_MESSAGE_BYTES)
         self._get_info = self._channel.unary_unary(
             GET_INFO,
             request_serializer=pb.GetInfoRequest.SerializeToString,

@@ -68,6 +68,8 @@ class StepLoop:
         """Forget a job, finished or not. Its blocks are free once the step that uses them is over."""
         if self._jobs.pop(job.sequence, None) is not None and self._scheduler is not None:
             self._scheduler.cancel(job.sequence)
+        if not self._jobs:
+            self._idle.set()
 
     async def drain(self) -> None:
         """Refuse new jobs and return when the running ones are done."""
@@ -127,8 +129,6 @@ class StepLoop:
             began_ns = time.perf_counter_ns()
             plan = scheduler.plan()
             if plan is None:
-                if not self._jobs:
-                    self._idle.set()
                 self._work.clear()
                 await self._work.wait()
                 continue

@@ -17,6 +17,8 @@ def generate(target: Path) -> None:
     protos = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob("*.proto"))
     outputs = [f"--{kind}_out={target}" for kind in ("python", "pyi", "grpc_python")]
     outputs.append(f"--mypy_grpc_out=quiet:{target}")
+    # The plugin of this interpreter's environment, whether or not that environment is on PATH.
+    outputs.append(f"--plugin={Path(sys.executable).with_name('protoc-gen-mypy_grpc')}")
     subprocess.run([sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT}", *outputs, *protos], check=True)
 
 

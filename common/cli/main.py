@@ -28,9 +28,7 @@ COMMANDS = {
     "generate": LazyCommand("common.commands.generate:generate", "Stream one answer from a running gateway."),
     "chat": LazyCommand("common.commands.chat:chat", "Talk to a running gateway, turn by turn."),
     "download": LazyCommand("shard_worker.commands.download:download", "Fetch a model into the store."),
-    "convert": LazyCommand(
-        "shard_worker.commands.convert:convert", "Turn a foreign model into a checkpoint."
-    ),
+    "convert": LazyCommand("shard_worker.commands.convert:convert", "Turn a foreign model into a checkpoint."),
     "doctor": LazyCommand("common.commands.doctor:doctor", "Check whether this machine can serve."),
 }
 

@@ -46,11 +46,7 @@ def converse(runner: asyncio.Runner, client: Client, stats: bool, flags: dict[st
         elif line.startswith("/"):
             click.echo(HELP, err=True)
         elif line:
-            asked = (
-                [*turns, ChatMessage(role="user", content=line)]
-                if turns
-                else chat_turns(flags["system"], line)
-            )
+            asked = [*turns, ChatMessage(role="user", content=line)] if turns else chat_turns(flags["system"], line)
             answer = Answer()
             try:
                 # The runner turns Ctrl-C into a cancelled answer; the conversation keeps what was said.

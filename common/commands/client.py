@@ -43,9 +43,7 @@ async def connected(address: str) -> AsyncIterator[Client]:
         except grpc.aio.AioRpcError as error:
             silent = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
             if silent and read_status(error) is None:
-                raise click.ClickException(
-                    f"no server answers at {address}; `tandem up` starts one"
-                ) from None
+                raise click.ClickException(f"no server answers at {address}; `tandem up` starts one") from None
             raise click.ClickException(f"{address}: {read_error(error)}") from None
         yield Client(stub, model)
 

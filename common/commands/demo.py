@@ -25,13 +25,11 @@ MAX_TOKENS = 64
 @click.command()
 @click.argument("prompt", default=PROMPT)
 @click.option("--model", help="as in `tandem up`")
-@click.option(
-    "--tp", default="2", show_default=True, metavar="INTEGER", help="number of tensor-parallel ranks"
-)
+@click.option("--tp", default="2", show_default=True, metavar="INTEGER", help="number of tensor-parallel ranks")
 @click.option("--device", help="as in `tandem up`")
 @click.option("--dtype", help="as in `tandem up`")
 @request_options
-@log_level_option
+@log_level_option("warning")
 def demo(
     prompt: str,
     model: str | None,

@@ -16,9 +16,7 @@ from common.model_store import EMBEDDED_MODEL
 
 
 @click.command()
-@click.option(
-    "--listen", default="127.0.0.1:50051", show_default=True, help="address a gateway would serve on"
-)
+@click.option("--listen", default="127.0.0.1:50051", show_default=True, help="address a gateway would serve on")
 @click.option("--model", default=EMBEDDED_MODEL, show_default=True, help="model that should be there")
 def doctor(listen: str, model: str) -> int:
     """Check whether this machine can serve. Exit code 1 if something must be mended."""

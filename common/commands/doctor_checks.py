@@ -34,9 +34,7 @@ def check_software() -> Iterator[Finding]:
             yield Finding("fail", name, "not installed", f"pip install {name}")
     backend = api_implementation.Type()
     if backend != "upb":
-        yield Finding(
-            "warn", "protobuf", f"backend {backend} is slow", "unset PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"
-        )
+        yield Finding("warn", "protobuf", f"backend {backend} is slow", "unset PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION")
 
 
 def check_hardware() -> Iterator[Finding]:
@@ -90,9 +88,7 @@ def check_torch() -> Iterator[Finding]:
     """What a rank needs. torch lives in a child process: this one stays as light as the gateway."""
     command_line = [sys.executable, "-m", "shard_worker.selftest"]
     try:
-        result = subprocess.run(
-            command_line, capture_output=True, text=True, timeout=SELFTEST_TIMEOUT_S, check=False
-        )
+        result = subprocess.run(command_line, capture_output=True, text=True, timeout=SELFTEST_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
         yield Finding("fail", "ranks", f"self-test did not end within {SELFTEST_TIMEOUT_S:g} s")
         return

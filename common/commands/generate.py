@@ -17,9 +17,7 @@ from tandem.v1.inference_service_pb2 import GenerateRequest
 @click.command()
 @click.argument("prompt", required=False)
 @address_option
-@click.option(
-    "--chat/--no-chat", default=None, help="as a user's turn or as plain text; default: as the model can"
-)
+@click.option("--chat/--no-chat", default=None, help="as a user's turn or as plain text; default: as the model can")
 @request_options
 @click.option("--logprobs", type=click.INT, help="add log-probabilities and N alternatives; needs --json")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object a line")

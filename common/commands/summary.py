@@ -24,9 +24,7 @@ def summary_lines(finished: GenerateFinished) -> Iterator[str]:
     )
     yield f"decode {_ms(times.decode_ns)}, {_decode_speed(finished)}; total {_ms(times.total_ns)}"
     hops = times.hops
-    parts = per_step(
-        plan=hops.plan_ns, round_trip=hops.round_trip_ns, wire=hops.wire_ns, decide=hops.decide_ns
-    )
+    parts = per_step(plan=hops.plan_ns, round_trip=hops.round_trip_ns, wire=hops.wire_ns, decide=hops.decide_ns)
     yield f"{times.steps} steps, each: {parts}"
     for number, rank in enumerate(times.ranks):
         parts = per_step(

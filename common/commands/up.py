@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 @click.command()
 @settings_options(UpSettings)
-@log_level_option
+@log_level_option()
 def up(config: Path | None, log_level: str, **flags: object) -> int:
     """Run a gateway and its ranks on this machine.
 

@@ -47,9 +47,7 @@ def _gateway(settings: UpSettings, model: Path, listen: str, ranks: Sequence[str
     )
 
 
-def _rank(
-    settings: UpSettings, rank: int, model: Path, listen: str, folder: Path, cores: int
-) -> ChildCommand:
+def _rank(settings: UpSettings, rank: int, model: Path, listen: str, folder: Path, cores: int) -> ChildCommand:
     threads = settings.threads or max(1, cores // settings.tp)
     flags = {
         "model": model,

@@ -1,10 +1,10 @@
 """What keeps a message from forging a special token.
 
-A character of the private use area that occurs nowhere in the conversation is put into the middle of every
-special string of the messages. The template then carries it along, whatever it does with the text, and only
-the special strings that the template itself wrote are intact in what it renders. The same character closes a
-message that ends with the beginning of a special string, or opens one that begins with an end of it, so that
-none comes together where messages meet.
+A character of the private use area that occurs nowhere in the conversation is put into every special string of the
+messages. The template then carries it along, whatever it does with the text, and only the special strings that the
+template itself wrote are intact in what it renders. The same character closes a message that ends with the beginning
+of a special string, and opens one that begins with an end of it or is all a part of it, so that none comes together
+where a message meets another or the template's own text.
 
 A template that searches a message for a special string does not find it.
 """
@@ -56,8 +56,9 @@ class ChatGuard:
         content = self._beginning.sub(rf"\g<0>{guard}", content)
         # Templates often trim a message; what must not join its neighbours is what remains.
         bare = content.strip()
-        before, after = bare.startswith(self._tails), bare.endswith(self._heads)
-        if not (before or after):
+        before = bare.startswith(self._tails) or any(bare in string for string in self._special)
+        after = bare.endswith(self._heads)
+        if not bare or not (before or after):
             return content
         start = content.index(bare)
         end = start + len(bare)

@@ -40,10 +40,20 @@ class GenerationBlock(Extension):
 class GuardedNamespace(Namespace):
     """jinja2's namespace without underscored names, which could reach into Python."""
 
+    def __init__(self, /, *args: Any, **attributes: Any) -> None:
+        names = dict(*args, **attributes)
+        for name in names:
+            _check_name(name)
+        super().__init__(names)
+
     def __setitem__(self, name: str, value: Any) -> None:
-        if name.startswith("_"):
-            raise SecurityError(f"a namespace has no attribute {name!r}")
+        _check_name(name)
         super().__setitem__(name, value)
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or name.startswith("_"):
+        raise SecurityError(f"a namespace has no attribute {name!r}")
 
 
 def environment() -> ImmutableSandboxedEnvironment:

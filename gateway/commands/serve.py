@@ -14,7 +14,7 @@ from gateway.settings import GatewaySettings
 
 @click.command("gateway")
 @settings_options(GatewaySettings)
-@log_level_option
+@log_level_option()
 def serve(config: Path | None, log_level: str, **flags: object) -> None:
     """Serve the public API in front of a rank group.
 

@@ -33,9 +33,7 @@ def check_ids(ids: Ints, owner: VocabularySlice, name: str) -> None:
         raise Refused("BAD_PLAN", f"{name}: an id outside of {owner}")
 
 
-def merge_lists(
-    ranks: Sequence[Columns], slices: Sequence[VocabularySlice]
-) -> tuple[Columns, npt.NDArray[np.intp]]:
+def merge_lists(ranks: Sequence[Columns], slices: Sequence[VocabularySlice]) -> tuple[Columns, npt.NDArray[np.intp]]:
     """Return the merged columns, [P, n] each with n the sum over ranks, and exact[P].
 
     ranks[i] is (ids int32[P, n_i], values float32[P, n_i], any further columns [P, n_i]). In row p the first

@@ -114,9 +114,7 @@ def _read_biases(message: sampling_pb2.SamplingParams, vocabulary_size: int) -> 
         name = f"logit_bias[{index}]"
         _require(entry.token_id < vocabulary_size, f"{name}.token_id", f"must be below {vocabulary_size}")
         _require(entry.token_id not in biases, f"{name}.token_id", "is given twice")
-        _require(
-            isfinite(entry.bias) and abs(entry.bias) <= 1000, f"{name}.bias", "must lie in -1000 to 1000"
-        )
+        _require(isfinite(entry.bias) and abs(entry.bias) <= 1000, f"{name}.bias", "must lie in -1000 to 1000")
         biases[entry.token_id] = entry.bias
     return biases
 

@@ -47,7 +47,7 @@ def choose(candidates: Candidates, position: int, params: SamplingParams) -> Cho
         return Undecided(position)
     kept = _kept(candidates, position, len(ids), params)
     for index in range(int(candidates.noised_exact[position])):
-        places = np.flatnonzero(ids == candidates.noised_ids[position, index])
+        places = (ids == candidates.noised_ids[position, index]).nonzero()[0]
         first, last = (int(places[0]),) * 2 if places.size else (len(ids), _ANY_PLACE)
         verdict = kept.verdict(first, last, float(candidates.noised_processed[position, index]))
         if verdict is None:

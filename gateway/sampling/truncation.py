@@ -38,9 +38,7 @@ class Kept:
         return True if last_place < self.low else None
 
 
-def kept_tokens(
-    mass: Doubles, processed: npt.NDArray[np.float32], lse: float | None, params: SamplingParams
-) -> Kept:
+def kept_tokens(mass: Doubles, processed: npt.NDArray[np.float32], lse: float | None, params: SamplingParams) -> Kept:
     """Return what is kept when the best n >= 1 tokens are known.
 
     mass: float64[n], running sums of exp(processed - processed[0]). processed: float32[n], sorted. lse:
@@ -53,8 +51,9 @@ def kept_tokens(
         low = high = float(params.top_k)
     if params.top_p < 1:
         total_low, total_high = _total_mass(mass, processed, lse, params.top_k)
-        surely = 1 + int(np.searchsorted(mass, params.top_p * total_low))
-        at_most = 1 + int(np.searchsorted(mass, params.top_p * total_high))
+        surely = at_most = 1 + int(mass.searchsorted(params.top_p * total_low))
+        if total_high > total_low:
+            at_most = 1 + int(mass.searchsorted(params.top_p * total_high))
         low = min(low, surely)
         high = min(high, at_most if at_most <= known or lse is None else inf)
     return Kept(low, high, largest + log(params.min_p) if params.min_p > 0 else -inf)

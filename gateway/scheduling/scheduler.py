@@ -235,7 +235,7 @@ class Scheduler:
         return True
 
     def _blocks_ahead(self, sequence: Sequence, headroom: int) -> int:
-        """Return how many more blocks `sequence` needs to hold its ids and, if it can grow, `headroom` more."""
+        """Return how many more blocks `sequence` needs for its ids and, if it can grow, `headroom` more."""
         length = min(len(sequence.token_ids) + headroom, sequence.max_length)
         return max(0, self.blocks.pool.blocks_for(length) - len(sequence.block_table))
 

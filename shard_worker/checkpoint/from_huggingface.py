@@ -67,7 +67,7 @@ class _HuggingFaceTensors:
     def __init__(self, folder: Path, architecture: Architecture) -> None:
         self._tensors = _stored_tensors(folder)
         expected = expected_tensors(architecture, "float32")
-        names = {name: _huggingface_name(name) for name in expected}
+        names = {name: huggingface_name(name) for name in expected}
         if missing := set(names.values()) - self._tensors.keys():
             raise CheckpointError(f"{folder}: missing tensors: {', '.join(sorted(missing))}")
         leftover = {name for name in self._tensors if not HARMLESS_TENSORS.fullmatch(name)} - set(names.values())
@@ -82,7 +82,7 @@ class _HuggingFaceTensors:
 
     def blocks(self, name: str) -> Iterator[torch.Tensor]:
         """Yield blocks of rows in the stored type."""
-        return self._blocks(_huggingface_name(name))
+        return self._blocks(huggingface_name(name))
 
     def _blocks(self, name: str) -> Iterator[torch.Tensor]:
         stored = self._tensors[name]
@@ -122,7 +122,8 @@ def _stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _huggingface_name(name: str) -> str:
+def huggingface_name(name: str) -> str:
+    """Return what the hub calls our tensor `name`."""
     if name in _OUTER_NAMES:
         return _OUTER_NAMES[name]
     _, layer, part = name.split(".", 2)

@@ -96,8 +96,11 @@ def _from_sentencepiece(path: Path, config: dict[str, Any], vocabulary_size: int
     size = processor.vocab_size()
     if size > vocabulary_size:
         raise CheckpointError(f"{path}: {size} tokens do not fit in the model's vocabulary of {vocabulary_size}")
-    added = {int(id): entry for id, entry in (config.get("added_tokens_decoder") or {}).items()}
-    added |= {id: token for token, id in (read_json(path.parent / "added_tokens.json") or {}).items()}
+    added_tokens = (read_json(path.parent / "added_tokens.json") or {}).values()
+    try:
+        added = {int(id) for id in (*(config.get("added_tokens_decoder") or {}), *added_tokens)}
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path.parent}: ids of added tokens are not numbers: {error}") from error
     if beyond := sorted(id for id in added if id >= size):
         raise CheckpointError(f"{path}: added tokens {beyond} are not in it; a tokenizer.json is needed")
     bos_id = processor.bos_id() if config.get("add_bos_token", True) else -1

@@ -55,12 +55,18 @@ class OutputFolder:
         self._leave()
 
     def commit(self) -> None:
-        """Put `partial`, whose files must be flushed to disk already, into its place."""
-        _flush(self.partial)
-        if self.path.exists():
-            self.path.rename(self._previous)
-        self.partial.rename(self.path)
-        _flush(self.path.parent)
+        """Put `partial`, whose files must be flushed to disk already, into its place.
+
+        Raises CheckpointError when the place cannot be had; a mount point, for one, cannot be renamed.
+        """
+        try:
+            _flush(self.partial)
+            if self.path.exists():
+                self.path.rename(self._previous)
+            self.partial.rename(self.path)
+            _flush(self.path.parent)
+        except OSError as error:
+            raise CheckpointError(f"cannot write {self.path}: {error.strerror or error}") from error
         shutil.rmtree(self._previous, ignore_errors=True)
 
     def _beside(self, role: str) -> Path:

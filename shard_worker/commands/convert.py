@@ -21,9 +21,7 @@ from shard_worker.commands.progress import ProgressBars
     help="Type in which the weights are stored; norm weights are always float32.",
 )
 @click.option("--force", is_flag=True, help="Replace a checkpoint that is there.")
-def convert(
-    source: Path, output: Path, name: str | None, dtype: Literal["float32", "bfloat16"], force: bool
-) -> None:
+def convert(source: Path, output: Path, name: str | None, dtype: Literal["float32", "bfloat16"], force: bool) -> None:
     """Make a checkpoint of SOURCE: a GGUF file, or a folder with config.json and safetensors."""
     # Imported here since they bring torch, which `--help` does without.
     from shard_worker.checkpoint.from_gguf import open_gguf

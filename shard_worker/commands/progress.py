@@ -23,9 +23,7 @@ class ProgressBars:
         if stage != self._stage:
             self._bars.close()
             self._stage, self._done_bytes = stage, 0
-            self._bar = self._bars.enter_context(
-                click.progressbar(length=total_bytes, label=stage, file=sys.stderr)
-            )
+            self._bar = self._bars.enter_context(click.progressbar(length=total_bytes, label=stage, file=sys.stderr))
         self._bar.update(done_bytes - self._done_bytes)
         self._done_bytes = done_bytes
 

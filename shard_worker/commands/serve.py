@@ -14,7 +14,7 @@ from shard_worker.settings import ShardSettings
 
 @click.command("shard")
 @settings_options(ShardSettings)
-@log_level_option
+@log_level_option()
 def serve(config: Path | None, log_level: str, **flags: object) -> None:
     """Serve one rank of a tensor-parallel group.
 

@@ -13,9 +13,7 @@ from torch import Tensor
 from shard_worker.sampling.state import SequenceState
 
 
-def process(
-    raw_PV: Tensor, states: Sequence[SequenceState], positions: Sequence[int], first_id: int
-) -> Tensor:
+def process(raw_PV: Tensor, states: Sequence[SequenceState], positions: Sequence[int], first_id: int) -> Tensor:
     """Return the processed logits, float32[P, V]; `raw_PV` itself where nothing changes it.
 
     raw_PV: float32[P, V], left as it is. states[p] is the sequence of sampled position p (the same one may
@@ -59,15 +57,11 @@ def _penalise(
         outputs.append(inside >= states[row].prompt_length)
         lengths.append(len(inside))
     params = [states[row].params for row in rows]
-    penalties = np.array(
-        [(p.repetition_penalty, p.presence_penalty, p.frequency_penalty) for p in params], "f4"
-    )
+    penalties = np.array([(p.repetition_penalty, p.presence_penalty, p.frequency_penalty) for p in params], "f4")
     device = logits_PV.device
     cells_N = torch.from_numpy(np.concatenate(cells)).to(device)
     outputs_N = torch.from_numpy(np.concatenate(outputs)).to(device, torch.float32)
-    repetition_N, presence_N, frequency_N = (
-        torch.from_numpy(np.repeat(penalties, lengths, axis=0)).to(device).unbind(1)
-    )
+    repetition_N, presence_N, frequency_N = torch.from_numpy(np.repeat(penalties, lengths, axis=0)).to(device).unbind(1)
 
     rows_index = torch.tensor(rows).to(device)
     touched = logits_PV[rows_index].flatten()

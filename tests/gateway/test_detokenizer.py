@@ -3,10 +3,10 @@
 import random
 
 import pytest
-from tests.gateway.tokenizers import samples
 
 from gateway.detokenizer import StreamText, TextDelta
 from gateway.tokenizers.tokenizer_json import TokenizerJson
+from tests.gateway.tokenizers import samples
 
 
 @pytest.fixture(scope="module")

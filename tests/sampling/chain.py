@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from gateway.sampling.sampler import Choice, choose, choose_from_whole
 from shard_worker.sampling.noise import gumbel_noise
 from shard_worker.sampling.records import LastStep, sample_records
 from shard_worker.sampling.state import SequenceState
-from shard_worker.sampling.wire import wire_fields
+from shard_worker.sampling.wire import fill_result
 from tandem.shard.v1.shard_service_pb2 import Resolved, SequenceOpen, StepResult
 
 Array = npt.NDArray[Any]
@@ -27,7 +28,7 @@ def cut(size: int, num_slices: int, random: np.random.Generator) -> list[Vocabul
     """Return `num_slices` uneven slices of a vocabulary."""
     inner = random.choice(np.arange(1, size), num_slices - 1, replace=False).tolist()
     cuts = sorted([0, size, *inner])
-    return [VocabularySlice(a, b - a) for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [VocabularySlice(a, b - a) for a, b in pairwise(cuts)]
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ def run_step(
     lengths: tuple[int, int, int],
     positions_of: Callable[[int], list[int]] | None = None,
 ) -> Step:
-    """Run every rank's records, carry them over as bytes, and merge. `lengths` is (num_noised, num_top, num_raw).
+    """Run every rank's records, carry them over as bytes, and merge. `lengths` is (num_noised, num_top,
+    num_raw).
 
     positions_of(rank) lets a test give one rank other positions.
     """
@@ -74,7 +76,9 @@ def run_step(
         own = raw_PV[:, owner.first_id : owner.first_id + owner.size]
         at = positions if positions_of is None else positions_of(rank)
         records, last = sample_records(own, [state] * len(own), at, owner.first_id, *lengths)
-        results.append(StepResult.FromString(StepResult(**wire_fields(records)).SerializeToString()))
+        result = StepResult()
+        fill_result(result, records)
+        results.append(StepResult.FromString(result.SerializeToString()))
         lasts.append(last)
     return Step(merge_sampled(results, slices, len(raw_PV), *lengths), lasts, list(slices))
 
@@ -105,7 +109,8 @@ def explicit_draws(raw_PV: Tensor, params: SamplingParams, positions: list[int])
     if params.temperature > 0:
         seeds = torch.full((len(positions),), params.seed)
         scores = processed + gumbel_noise(seeds, torch.tensor(positions), 0, raw_PV.shape[1], "cpu")
-    kept = explicit_kept(processed.numpy(), params)
+    is_one_row = raw_PV.stride(0) == 0
+    kept = explicit_kept(processed[:1].numpy() if is_one_row else processed.numpy(), params)
     return np.asarray(np.where(kept, scores.numpy(), -np.inf).argmax(axis=1))
 
 
@@ -124,5 +129,3 @@ def _resolve(last: LastStep, position: int) -> Resolved:
         scores=to_wire(row.scores.numpy(), F32),
         raw=to_wire(row.raw.numpy(), F32),
     )
-
-

@@ -1,14 +1,13 @@
 """The whole chain draws from the distribution it should, and the test notices when it does not.
 
-Each case draws N = 200,000 tokens (one sequence, positions as the counter) from a vocabulary of 32, cut into one or
-two slices, through records, wire bytes, merging and choosing, with lists so short that some draws need whole slices.
-Gates, at fixed seeds: a chi-square test against the explicit distribution at alpha = 1e-6, which sees a total
-variation distance of 0.0131 with power 0.999 (32 cells, mass shifted alternately over equal cells; see
-test_the_stated_power), and equality of every token with the explicit draw of the same noise.
+Each case draws N = 200,000 tokens (one sequence, positions as the counter) from a vocabulary of 32, cut into
+one or two slices, through records, wire bytes, merging and choosing, with lists so short that some draws need
+whole slices. Gates, at fixed seeds: a chi-square test against the explicit distribution at alpha = 1e-6,
+which sees a total variation distance of 0.012 with power 0.999 (32 cells, mass shifted alternately over equal
+cells; see test_the_stated_power), and equality of every token with the explicit draw of the same noise.
 """
 
 from collections.abc import Callable
-from math import sqrt
 
 import numpy as np
 import pytest
@@ -19,15 +18,16 @@ from gateway.sampling import candidates
 from gateway.sampling.lists import VocabularySlice
 from gateway.sampling.params import SamplingParams
 from shard_worker.sampling import records
+from shard_worker.sampling.noise import gumbel_noise
 from tests.sampling.chain import Array, explicit_draws, explicit_kept, explicit_probabilities, run_step
 
 SIZE = 32
 DRAWS = 200_000
+BROKEN_DRAWS = 40_000  # the broken chains are far off
 CHUNK = 20_000
 ALPHA = 1e-6
 ONE = [VocabularySlice(0, SIZE)]
 TWO = [VocabularySlice(0, 13), VocabularySlice(13, SIZE - 13)]
-# The likely tokens alternate between the slices.
 RAW = torch.randn(SIZE, generator=torch.Generator().manual_seed(3)) * 1.5
 
 CASES = {
@@ -54,14 +54,12 @@ def draw(
     tokens, left_open = [], 0
     for start in range(0, num_draws, CHUNK):
         positions = list(range(start, min(start + CHUNK, num_draws)))
-        lengths = (3 if params.is_truncated else 1, 6 if params.is_truncated else 0, 0)
+        lengths = (5, 14, 0) if params.is_truncated else (1, 0, 0)
 
         def positions_of(rank: int, positions: list[int] = positions) -> list[int]:
             return [position + rank * rank_1_offset for position in positions]
 
-        step = run_step(
-            raw_rank_V.expand(len(positions), SIZE), params, slices, positions, lengths, positions_of
-        )
+        step = run_step(raw_rank_V.expand(len(positions), SIZE), params, slices, positions, lengths, positions_of)
         for row in range(len(positions)):
             choice, decided = step.draw(row, params)
             tokens.append(choice.token_id)
@@ -90,10 +88,10 @@ def check_tokens(tokens: Array, params: SamplingParams) -> None:
 @pytest.mark.parametrize("slices", [ONE, TWO], ids=["1 slice", "2 slices"])
 @pytest.mark.parametrize("case", CASES)
 def test_the_chain_is_exact(case: str, slices: list[VocabularySlice]) -> None:
-    """N = 200,000; detects a total variation distance of 0.0131."""
+    """N = 200,000; detects a total variation distance of 0.012."""
     tokens, left_open = draw(CASES[case], slices)
     check_distribution(tokens, CASES[case])
-    check_tokens(tokens[:20_000], CASES[case])
+    check_tokens(tokens, CASES[case])
     assert left_open < DRAWS / 2
     if "top_p" in case and slices is ONE:
         assert left_open > 0, "the fallback was not exercised"
@@ -117,30 +115,28 @@ def test_draws_are_independent(seeds: tuple[int, int]) -> None:
 
 
 def test_the_stated_power() -> None:
-    """N = 200,000, 32 cells, alpha 1e-6: a total variation distance of 0.0131 is seen with power 0.999.
+    """N = 200,000, 32 cells, alpha 1e-6: a total variation distance of 0.012 is seen with power 0.999.
 
     Shifting mass d between equal cells in turn makes chi-square's noncentrality N * (2 d)^2.
     """
     threshold = stats.chi2.isf(ALPHA, SIZE - 1)
-    assert stats.ncx2.sf(threshold, SIZE - 1, DRAWS * (2 * 0.0131) ** 2) >= 0.999
-    assert sqrt(threshold) > 0
+    assert stats.ncx2.sf(threshold, SIZE - 1, DRAWS * (2 * 0.012) ** 2) >= 0.999
 
 
 def broken_local_id(monkeypatch: pytest.MonkeyPatch, params: SamplingParams) -> Array:
     """Noise keyed by the id within the slice: ranks share their noise."""
-    genuine = records.gumbel_noise
     monkeypatch.setattr(
         records,
         "gumbel_noise",
-        lambda seeds, positions, first_id, size, device: genuine(seeds, positions, 0, size, device),
+        lambda seeds, positions, first_id, size, device: gumbel_noise(seeds, positions, 0, size, device),
     )
-    return draw(params, TWO)[0]
+    return draw(params, TWO, BROKEN_DRAWS)[0]
 
 
 def broken_missing_lse(monkeypatch: pytest.MonkeyPatch, params: SamplingParams) -> Array:
     """The second rank's log-sum-exp is left out of the total."""
     monkeypatch.setattr(candidates, "combine_lse", lambda lses: lses[0].astype(np.float64))
-    return draw(params, TWO)[0]
+    return draw(params, TWO, BROKEN_DRAWS)[0]
 
 
 def broken_top_p_per_slice(monkeypatch: pytest.MonkeyPatch, params: SamplingParams) -> Array:
@@ -153,7 +149,7 @@ def broken_top_p_per_slice(monkeypatch: pytest.MonkeyPatch, params: SamplingPara
         axis=1,
     )
     masked = RAW.where(torch.from_numpy(kept[0]), -1e9)
-    return draw(SamplingParams(temperature=params.temperature, seed=params.seed), TWO, raw_rank_V=masked)[0]
+    return draw(SamplingParams(temperature=params.temperature, seed=params.seed), TWO, BROKEN_DRAWS, masked)[0]
 
 
 @pytest.mark.parametrize(
@@ -174,12 +170,13 @@ def test_teeth(
     with pytest.raises(AssertionError):
         check_distribution(tokens, CASES[case])
     with pytest.raises(AssertionError):
-        check_tokens(tokens[:20_000], CASES[case])
+        check_tokens(tokens, CASES[case])
 
 
 def test_teeth_position_off_by_one_between_ranks() -> None:
-    """Each (rank, position) noise is still used once, so the draws keep their distribution: no statistic can see
-    this one. Equality with the explicit draw does, at once."""
+    """Each (rank, position) noise is still used once, so the draws keep their distribution: no statistic can
+    see this one. Equality with the explicit draw does, at once.
+    """
     tokens, _ = draw(CASES["temperature"], TWO, num_draws=CHUNK, rank_1_offset=1)
     with pytest.raises(AssertionError):
         check_tokens(tokens, CASES["temperature"])

@@ -1,5 +1,7 @@
 """Merged records of any split equal the explicit softmax, sort and argmax of the whole row."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from gateway.sampling.candidates import merge_scored
 from gateway.sampling.logprobs import scored_logprobs, token_logprobs
 from gateway.sampling.params import SamplingParams
 from shard_worker.sampling.records import score_records
-from shard_worker.sampling.wire import wire_fields
+from shard_worker.sampling.wire import fill_result
 from tandem.shard.v1.shard_service_pb2 import StepResult
 from tests.sampling.chain import cut, explicit_draws, run_step
 
@@ -52,6 +54,10 @@ def test_any_split(num_slices: int, size: int, repeats: int, temperature: float)
             assert logprobs.top_logprobs == pytest.approx(softmax[row, order[row]].tolist(), abs=5e-5)
 
 
+def rows_of(raw_SV: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    return raw_SV[start:stop]
+
+
 @pytest.mark.parametrize("num_slices", [1, 2, 3, 5])
 def test_scores(num_slices: int) -> None:
     random = np.random.default_rng(num_slices)
@@ -62,8 +68,9 @@ def test_scores(num_slices: int) -> None:
     results = []
     for owner in slices:
         own = raw[:, owner.first_id : owner.first_id + owner.size]
-        records = score_records(lambda a, b, own=own: own[a:b], torch.from_numpy(ids), owner.first_id, 3)
-        results.append(StepResult(**wire_fields(records)))
+        result = StepResult()
+        fill_result(result, score_records(partial(rows_of, own), torch.from_numpy(ids), owner.first_id, 3))
+        results.append(result)
     got = scored_logprobs(merge_scored(results, slices, len(raw), 3), 0, ids, 3)
     expected = raw.double().log_softmax(dim=1)
     rows = torch.arange(len(raw))

@@ -55,8 +55,9 @@ def running(model: Path, *arguments: str) -> Iterator[Up]:
     finally:
         if up.process.poll() is None:
             children = psutil.Process(up.process.pid).children(recursive=True)
-        for process in (up.process, *children):
-            process.kill()
+        up.process.kill()
+        for child in children:
+            child.kill()
         up.process.communicate()
 
 

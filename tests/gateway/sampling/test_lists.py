@@ -1,5 +1,7 @@
 """Merging sorted lists of slices: order, ties, and how far the result is sure."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -19,7 +21,7 @@ def test_sure_entries_are_the_head_of_the_whole(seed: int) -> None:
     size = int(random.integers(4, 40))
     values = random.normal(size=size).round(int(random.integers(0, 3))).tolist()  # coarse, so ties
     cuts = sorted({0, size, *random.integers(1, size, int(random.integers(0, 4))).tolist()})
-    slices = [VocabularySlice(a, b - a) for a, b in zip(cuts, cuts[1:], strict=False)]
+    slices = [VocabularySlice(a, b - a) for a, b in pairwise(cuts)]
     length = int(random.integers(1, 12))
     (ids, found), exact = merge_lists([head(values, owner, length) for owner in slices], slices)
     order = np.argsort(-np.array(values, np.float32), kind="stable")

@@ -27,7 +27,9 @@ def results(num_raw: int, scored_ids: list[int]) -> list[StepResult]:
         answers.append(
             StepResult(
                 noised_ids=to_wire([owner.first_id], I32),
-                **{name: to_wire([0], F32) for name in ("noised_scores", "noised_processed", "noised_raw")},
+                noised_scores=to_wire([0], F32),
+                noised_processed=to_wire([0], F32),
+                noised_raw=to_wire([0], F32),
                 raw_ids=to_wire(best + owner.first_id, I32),
                 raw_logits=to_wire(own[best], F32),
                 processed_lse=to_wire([0], F32),

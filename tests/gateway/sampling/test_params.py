@@ -76,9 +76,7 @@ def test_out_of_range_names_the_field(fields: dict[str, Any], field: str) -> Non
 
 
 def test_bounds_themselves_are_accepted() -> None:
-    params = read_params(
-        message(temperature=0.001, top_p=1, min_p=1, repetition_penalty=100), 20, VOCABULARY, 0
-    )
+    params = read_params(message(temperature=0.001, top_p=1, min_p=1, repetition_penalty=100), 20, VOCABULARY, 0)
     assert params.temperature == pytest.approx(0.001) and params.logprobs == 20
     for logprobs in (-1, 21):
         with pytest.raises(InvalidRequest, match="logprobs"):

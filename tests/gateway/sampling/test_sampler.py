@@ -75,7 +75,7 @@ def test_choices(params: SamplingParams, winners: list[int], expected: int, m: i
         (SamplingParams(temperature=1, top_k=4, top_p=0.9), 6, 2),
         (SamplingParams(temperature=1, top_k=2), 1, 6),  # the one candidate is cut
         (SamplingParams(temperature=1, min_p=0.1), 6, 0),  # the largest is not known
-        (SamplingParams(temperature=1, top_p=np.float32(0.65)), 6, 3),  # too close to a sum of probabilities
+        (SamplingParams(temperature=1, top_p=float(np.float32(0.65))), 6, 3),  # too close to a sum of probabilities
     ],
 )
 def test_what_the_records_leave_open(params: SamplingParams, r: int, m: int) -> None:
@@ -104,7 +104,9 @@ def test_logits_that_are_not_finite_fail_the_request(bad: float) -> None:
             choose_from_whole(broken, SamplingParams(temperature=1, top_p=0.5))
     records = StepResult(
         noised_ids=to_wire([3], I32),
-        **{name: to_wire([bad], F32) for name in ("noised_scores", "noised_processed", "noised_raw")},
+        noised_scores=to_wire([bad], F32),
+        noised_processed=to_wire([bad], F32),
+        noised_raw=to_wire([bad], F32),
         processed_lse=to_wire([bad], F32),
         raw_lse=to_wire([0], F32),
     )

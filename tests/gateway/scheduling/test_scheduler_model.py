@@ -18,16 +18,27 @@ from tests.gateway.scheduling.fake_ranks import VOCABULARY, FakeRanks, decide, e
 PREFIXES: tuple[list[int], ...] = ([], [0, 1, 2, 0, 1, 2, 0, 1], [0, 1, 2, 0, 2, 2])
 
 
+IDS = st.lists(st.integers(0, VOCABULARY - 1), max_size=4)
+
+
+class EagerScheduler(Scheduler):
+    """Admits without room to grow, so that it has to preempt often."""
+
+    def _blocks_ahead(self, sequence: Sequence, headroom: int) -> int:
+        return super()._blocks_ahead(sequence, 0)
+
+
 class SchedulerMachine(RuleBasedStateMachine):
     """Drives a scheduler and fake ranks; the promises are asserted where they can first break."""
 
     @initialize(
-        num_blocks=st.integers(3, 14),
-        block_size=st.integers(1, 4),
-        max_running=st.integers(1, 5),
+        num_blocks=st.integers(5, 16),
+        block_size=st.integers(1, 3),
+        max_running=st.integers(2, 6),
         spare_tokens=st.integers(0, 12),
         chunk=st.integers(1, 8),
-        prefix_reuse=st.booleans(),
+        prefix_reuse=st.sampled_from([True, True, True, False]),
+        scheduler=st.sampled_from([Scheduler, EagerScheduler]),
     )
     def start(
         self,
@@ -37,11 +48,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         spare_tokens: int,
         chunk: int,
         prefix_reuse: bool,
+        scheduler: type[Scheduler],
     ) -> None:
-        self.limits = BatchLimits(max_running, max_running + spare_tokens, chunk, 6, 60)
+        self.limits = BatchLimits(max_running, max_running + spare_tokens, chunk, 8, 80)
         self.pacer = PrefillPacer(2.0, self.limits.max_step_tokens)
         pool = BlockPool(num_blocks, block_size)
-        self.scheduler = Scheduler(pool, self.pacer, self.limits, prefix_reuse)
+        self.scheduler = scheduler(pool, self.pacer, self.limits, prefix_reuse)
         self.ranks = FakeRanks(block_size)
         self.plan: StepPlan | None = None
         self.alive: list[Sequence] = []
@@ -49,41 +61,22 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scored: dict[Sequence, list[int]] = {}
 
     @rule(
-        tenant=st.sampled_from(["a", "b"]),
-        prefix=st.sampled_from(PREFIXES),
-        rest=st.lists(st.integers(0, VOCABULARY - 1), max_size=10),
-        max_new=st.integers(1, 9),
-        first_scored=st.none() | st.integers(1, 6),
-        poison=st.none() | st.integers(0, 12),
+        tenants=st.lists(st.sampled_from("ab"), min_size=1, max_size=4),
+        prompt=st.builds(list.__add__, st.sampled_from(PREFIXES), IDS),
+        max_new=st.integers(1, 14),
+        first_scored=st.sampled_from([None, None, None, 1, 4]),
+        poison=st.sampled_from([None, None, None, 0, 3, 9]),
     )
     def add(
-        self,
-        tenant: str,
-        prefix: list[int],
-        rest: list[int],
-        max_new: int,
-        first_scored: int | None,
-        poison: int | None,
+        self, tenants: list[str], prompt: list[int], max_new: int, first_scored: int | None, poison: int | None
     ) -> None:
-        if first_scored is None:
-            sequence = Sequence(tenant, prefix + rest, max_new)
-        else:
-            sequence = Sequence(tenant, prefix + rest, 0, kind=Kind.SCORE, first_scored=first_scored)
-        pool = self.scheduler.blocks.pool
-        try:
-            self.scheduler.add(sequence)
-        except InvalidRequest:
-            too_long = sequence.max_length > pool.num_blocks * pool.block_size
-            assert too_long or sequence.prompt_length == 0
-        except Overloaded:
-            assert len(self.scheduler.waiting) > 0
-        else:
-            self.alive.append(sequence)
-            self.scored[sequence] = []
-            if poison is not None and first_scored is None:
-                self.ranks.poisons[sequence] = poison
+        for tenant in tenants:
+            if first_scored is None:
+                self._add(Sequence(tenant, prompt, max_new), poison)
+            else:
+                self._add(Sequence(tenant, prompt, 0, kind=Kind.SCORE, first_scored=first_scored), None)
 
-    @precondition(lambda self: self.alive)
+    @precondition(lambda self: len(self.alive) > 1)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         sequence = data.draw(st.sampled_from(self.alive))
@@ -119,13 +112,22 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert len(plan.rows) <= len(self.scheduler.running) <= self.limits.max_running
 
     @precondition(lambda self: self.plan is not None)
-    @rule(data=st.data(), duration_s=st.floats(1e-4, 1.0))
-    def commit_plan(self, data: st.DataObject, duration_s: float) -> None:
+    @rule(finished=st.sets(st.integers(0, 20), max_size=1), duration_s=st.floats(1e-4, 1.0))
+    def commit_plan(self, finished: set[int], duration_s: float) -> None:
         assert self.plan is not None
-        running = [row.sequence for row in self.plan.rows]
-        self._commit(data.draw(st.sets(st.sampled_from(running), max_size=2)), duration_s)
+        rows = self.plan.rows
+        self._commit({rows[index].sequence for index in finished if index < len(rows)}, duration_s)
 
-    @rule(change=st.none() | st.integers(2, 14))
+    @precondition(lambda self: self.plan is None)
+    @rule(count=st.integers(1, 6))
+    def run_steps(self, count: int) -> None:
+        for _ in range(count):
+            self.make_plan()
+            if self.plan is not None:
+                self._commit(set(), 0.01)
+
+    @precondition(lambda self: self.plan is not None or len(self.alive) > 2)
+    @rule(change=st.none() | st.integers(4, 20))
     def lose_group(self, change: int | None) -> None:
         ids = {sequence: sequence.token_ids[:] for sequence in self.alive}
         misfits = self.scheduler.on_group_lost(change)
@@ -166,6 +168,21 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert self.alive == []
         assert self.scheduler.blocks.num_idle == self.scheduler.blocks.num_cached
 
+    def _add(self, sequence: Sequence, poison: int | None) -> None:
+        pool = self.scheduler.blocks.pool
+        try:
+            self.scheduler.add(sequence)
+        except InvalidRequest:
+            too_long = sequence.max_length > pool.num_blocks * pool.block_size
+            assert too_long or sequence.prompt_length == 0
+        except Overloaded:
+            assert len(self.scheduler.waiting) > 0
+        else:
+            self.alive.append(sequence)
+            self.scored[sequence] = []
+            if poison is not None:
+                self.ranks.poisons[sequence] = poison
+
     def _once_listed(self, block: int) -> bool:
         """Blocks that a failed sequence shared are struck off while others go on with them."""
         return any(s in self.ended and s in self.ranks.poisons for s in self.scored)
@@ -196,8 +213,8 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 TestScheduler = SchedulerMachine.TestCase
 TestScheduler.settings = settings(
-    max_examples=150,
-    stateful_step_count=40,
+    max_examples=300,
+    stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )

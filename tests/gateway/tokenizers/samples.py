@@ -135,9 +135,7 @@ def llama_json(legacy: bool, special: tuple[str, ...] = ("<unk>", "<s>", "</s>")
     steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     tokenizer.decoder = decoders.Sequence(steps)
     if legacy:
-        tokenizer.normalizer = normalizers.Sequence(
-            [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
-        )
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
     else:
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     changed = json.loads(tokenizer.to_str())
@@ -183,9 +181,7 @@ def manifest_for(
         architecture=architecture,
         dtype="float32",
         quantization=Quantization(mode="none"),
-        tokenizer=TokenizerFile.model_validate(
-            {"kind": kind, "file": "tokenizer", "sha256": digest, "bos_id": bos_id}
-        ),
+        tokenizer=TokenizerFile.model_validate({"kind": kind, "file": "tokenizer", "sha256": digest, "bos_id": bos_id}),
         end_of_text_ids=end_of_text_ids,
         chat_template=chat_template,
         files={},

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.gateway.tokenizers import samples
 
 from common.errors import CheckpointError
 from gateway.tokenizers.load import load_tokenizer
 from gateway.tokenizers.special_strings import any_of
+from tests.gateway.tokenizers import samples
 
 
 def test_loads_by_kind(tmp_path: Path) -> None:

@@ -2,19 +2,20 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
-from tests.gateway.tokenizers import samples
 
 from common.errors import CheckpointError
 from gateway.tokenizers.sentencepiece import SentencePieceTokenizer
 from gateway.tokenizers.sentencepiece_model import read_model
+from tests.gateway.tokenizers import samples
 
 MODELS = samples.sentencepiece_models()
 
 
-def trained(**options: object) -> bytes:
+def trained(**options: Any) -> bytes:
     """Return a small model."""
     written = io.BytesIO()
     SentencePieceTrainer.train(

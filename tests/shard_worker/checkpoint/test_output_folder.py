@@ -104,6 +104,14 @@ def test_processes_at_the_same_place_take_turns(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
+def test_a_place_taken_meanwhile_is_a_checkpoint_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="cannot write"), OutputFolder(tmp_path / "model") as output:
+        (tmp_path / ".model.previous").mkdir()
+        (tmp_path / ".model.previous" / "in the way").write_text("")
+        (tmp_path / "model").mkdir()
+        fill(output, "new")
+
+
 def test_what_is_not_a_checkpoint_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("precious")

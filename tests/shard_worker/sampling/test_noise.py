@@ -46,7 +46,7 @@ def reference(seed: int, position: int, token_id: int) -> float:
 
 def uniforms(noise_values: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     """The u behind the noise: u = 1 - exp(-exp(-noise))."""
-    return -np.expm1(-np.exp(-noise_values.double().numpy()))
+    return np.asarray(-np.expm1(-np.exp(-noise_values.double().numpy())))
 
 
 @pytest.mark.parametrize(("seed", "position", "token_id", "expected"), GOLDEN_VECTORS)
@@ -91,7 +91,7 @@ def test_small_u_keeps_its_digits() -> None:
     values = noise(list(range(80)), [0] * 80, 0, 50_000).flatten()
     best = values.topk(1000).values
     assert best[0] > 13
-    assert len(best.unique()) > 990
+    assert len(set(best.tolist())) > 990
 
 
 def test_distribution_is_gumbel() -> None:
@@ -122,8 +122,7 @@ def test_no_row_comes_twice() -> None:
     seeds = [s for s in range(200) for _ in range(200)]
     positions = [p for _ in range(200) for p in range(200)]
     rows = noise(seeds, positions, 0, 2)
-    pairs = rows.view(torch.int64).flatten()
-    assert len(pairs.unique()) == len(pairs)
+    assert len(set(map(tuple, rows.tolist()))) == len(rows)
 
 
 def test_winners_are_uniform_over_ids() -> None:

@@ -1,5 +1,6 @@
 """Penalties, bias and temperature equal their published formulas, whole and on slices."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -107,7 +108,7 @@ def test_all_together_in_a_mixed_batch_and_on_slices(cuts: list[int]) -> None:
     states, positions = [full, plain, full, light, full], [44, 9, 47, 20, 50]
     raw = logits(5)
     untouched = raw.clone()
-    slices = [process(raw[:, a:b], states, positions, a) for a, b in zip(cuts, cuts[1:], strict=False)]
+    slices = [process(raw[:, a:b], states, positions, a) for a, b in pairwise(cuts)]
     expected = [
         reference(raw[0], ids[:44], full),
         raw[1],

@@ -1,0 +1,123 @@
+"""`tandem download` and `tandem convert`, as a shell sees them."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.cli.main import run
+from common.manifest import MANIFEST_FILE, read_manifest
+from common.model_store import EMBEDDED_MODEL, model_folder
+
+Tandem = Callable[..., "Outcome"]
+ROOT = Path(__file__).parents[3]
+
+# A conversion that is half done when its first bytes are counted.
+HALF = """
+import sys, time
+from pathlib import Path
+from shard_worker.checkpoint.from_gguf import open_gguf
+from shard_worker.checkpoint.output_folder import OutputFolder
+from shard_worker.checkpoint.writer import write_checkpoint
+
+def stop_at_first(stage, done_bytes, total_bytes):
+    print(stage, flush=True)
+    time.sleep(60)
+
+with OutputFolder(Path(sys.argv[2])) as output:
+    write_checkpoint(open_gguf(Path(sys.argv[1])), output, "half", "bfloat16", stop_at_first)
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def tandem(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Return a function that runs one command line of `tandem`."""
+
+    def run_command(*arguments: str | Path) -> Outcome:
+        code = run([str(argument) for argument in arguments])
+        return Outcome(code, *capsys.readouterr())
+
+    return run_command
+
+
+@pytest.fixture
+def gguf(make_model: Callable[..., Any], write_gguf: Callable[..., Path]) -> Path:
+    return write_gguf(*make_model())
+
+
+def test_convert_makes_a_checkpoint(tandem: Tandem, gguf: Path, tmp_path: Path) -> None:
+    done = tandem("convert", gguf, "--output", tmp_path / "tiny", "--dtype", "float32")
+    assert (done.code, done.out) == (0, f"tiny is ready: {tmp_path / 'tiny'}\n")
+    assert done.err.split() == ["converting", "verifying"]
+    manifest, _ = read_manifest(tmp_path / "tiny")
+    assert (manifest.name, manifest.dtype, manifest.source) == ("tiny", "float32", "model.gguf")
+    again = tandem("convert", gguf, "--output", tmp_path / "tiny")
+    assert again.code == 2
+    assert again.err == f"tandem: there is a checkpoint in {tmp_path / 'tiny'} already; --force replaces it\n"
+    forced = tandem("convert", gguf, "--output", tmp_path / "tiny", "--force", "--name", "other")
+    assert forced.code == 0
+    manifest, _ = read_manifest(tmp_path / "tiny")
+    assert (manifest.name, manifest.dtype) == ("other", "bfloat16")
+
+
+def test_convert_says_what_is_wrong_in_one_line(tandem: Tandem, tmp_path: Path) -> None:
+    (tmp_path / "not.gguf").write_text("hello")
+    (tmp_path / "empty").mkdir()
+    for source, reason in (("not.gguf", "does not start with GGUF"), ("empty", "there is no config.json")):
+        done = tandem("convert", tmp_path / source, "--output", tmp_path / "out")
+        assert done.code == 2
+        assert done.err.startswith("tandem: ") and done.err.count("\n") == 1
+        assert reason in done.err
+    assert tandem("convert", tmp_path / "absent", "--output", tmp_path / "out").code == 2
+    assert {p.name for p in tmp_path.iterdir()} == {"not.gguf", "empty"}
+
+
+def test_a_killed_conversion_leaves_no_checkpoint_and_the_next_one_cleans_up(
+    tandem: Tandem, gguf: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "tiny"
+    command = [sys.executable, "-c", HALF, str(gguf), str(output)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "converting\n"
+        process.send_signal(signal.SIGKILL)
+    assert not output.exists()
+    assert (tmp_path / ".tiny.partial" / "model.safetensors").exists()
+    assert tandem("convert", gguf, "--output", output).code == 0
+    assert {p.name for p in tmp_path.iterdir()} == {"model.gguf", "tiny"}
+
+
+def test_download_does_nothing_when_the_model_is_there(
+    tandem: Tandem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TANDEM_HOME", str(tmp_path))
+    folder = model_folder(EMBEDDED_MODEL)
+    folder.mkdir(parents=True)
+    (folder / MANIFEST_FILE).write_text("whatever")
+    done = tandem("download")
+    assert (done.code, done.out) == (0, f"{EMBEDDED_MODEL} is there already: {folder}\n")
+    checked = tandem("download", "--verify")
+    assert checked.code == 2
+    assert "is not a valid manifest" in checked.err
+
+
+def test_download_refuses_names_it_does_not_know(
+    tandem: Tandem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TANDEM_HOME", str(tmp_path))
+    for name, reason in (("gpt5", "is neither 'smollm2-135m-instruct' nor"), ("../x", "is not a model's name")):
+        done = tandem("download", name)
+        assert done.code == 2
+        assert reason in done.err and done.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

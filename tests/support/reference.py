@@ -1,0 +1,71 @@
+"""transformers as the reference: the same weights, one plain forward over whole sequences."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from common.manifest import Architecture
+from shard_worker.checkpoint.reader import CheckpointReader
+
+_LAYER_NAMES = {
+    "attention_norm": "input_layernorm",
+    "attention.query": "self_attn.q_proj",
+    "attention.key": "self_attn.k_proj",
+    "attention.value": "self_attn.v_proj",
+    "attention.output": "self_attn.o_proj",
+    "feed_forward_norm": "post_attention_layernorm",
+    "feed_forward.gate": "mlp.gate_proj",
+    "feed_forward.up": "mlp.up_proj",
+    "feed_forward.down": "mlp.down_proj",
+}
+
+
+def load_reference(folder: Path) -> LlamaForCausalLM:
+    """Return transformers' model with the weights of the checkpoint in `folder`, in float32.
+
+    Rope scaling is not supported: the models that have it are made with a reference of their own.
+    """
+    with CheckpointReader(folder) as reader:
+        arch = reader.manifest.architecture
+        assert arch.rope.scaling is None
+        weights = {"model.embed_tokens.weight": reader.read("embedding.weight").float()}
+        weights["model.norm.weight"] = reader.read("norm.weight").float()
+        if not arch.tied_embeddings:
+            weights["lm_head.weight"] = reader.read("head.weight").float()
+        for layer in range(arch.layers):
+            for ours, theirs in _LAYER_NAMES.items():
+                weights[f"model.layers.{layer}.{theirs}.weight"] = reader.read(f"layers.{layer}.{ours}.weight").float()
+    if arch.tied_embeddings:
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+    with torch.device("meta"):
+        model = LlamaForCausalLM(_config(arch))
+    # Buffers are not part of a state dict: make the rope's frequencies anew, off the meta device.
+    model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
+    model.load_state_dict(weights, strict=True, assign=True)
+    return model.eval()
+
+
+@torch.inference_mode()
+def reference_logits(model: LlamaForCausalLM, ids: Sequence[int]) -> Tensor:
+    """Return float32[len(ids), vocabulary]: the logits at every position of one sequence."""
+    logits: Tensor = model(torch.tensor([ids])).logits[0]
+    return logits.float()
+
+
+def _config(arch: Architecture) -> LlamaConfig:
+    return LlamaConfig(
+        hidden_size=arch.hidden_size,
+        intermediate_size=arch.intermediate_size,
+        num_hidden_layers=arch.layers,
+        num_attention_heads=arch.query_heads,
+        num_key_value_heads=arch.kv_heads,
+        head_dim=arch.head_dim,
+        vocab_size=arch.vocabulary_size,
+        max_position_embeddings=arch.context_length,
+        rms_norm_eps=arch.norm_eps,
+        rope_parameters={"rope_theta": arch.rope.theta, "rope_type": "default"},
+        tie_word_embeddings=arch.tied_embeddings,
+    )

@@ -1,0 +1,63 @@
+"""The leak check sees what is left behind, waits for what is going, and forgives nothing else."""
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from tests.leaks import held, leaked
+
+
+def test_sees_a_thread_and_waits_for_one_that_ends() -> None:
+    before = held()
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait, name="stayer")
+    thread.start()
+    try:
+        assert [line.split(" (")[0] for line in leaked(before, 0)] == ["thread stayer"]
+        threading.Timer(0.2, stop.set).start()
+        assert leaked(before, 5) == []
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_does_not_mind_a_daemon_thread() -> None:
+    before = held()
+    stop = threading.Event()
+    threading.Thread(target=stop.wait, daemon=True).start()
+    assert leaked(before, 0) == []
+    stop.set()
+
+
+def test_sees_a_child_process_until_it_is_waited_for() -> None:
+    before = held()
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"]) as child:
+        try:
+            # Between fork and exec the child still has this process's command line.
+            assert any(line.startswith(f"process {child.pid}: ") for line in leaked(before, 0))
+        finally:
+            child.kill()
+        deadline_s = time.monotonic() + 10
+        while leaked(before, 0) != [f"process {child.pid}: (ended, not waited for)"]:
+            assert time.monotonic() < deadline_s
+    assert leaked(before, 0) == []
+
+
+def test_sees_files_and_sockets(tmp_path: Path) -> None:
+    before = held()
+    path = tmp_path / "open"
+    with path.open("w"), path.open("r"), socket.socket() as listener:
+        inode = f"descriptor socket:[{Path(f'/proc/self/fd/{listener.fileno()}').readlink().name.split('[')[1]}"
+        assert leaked(before, 0) == sorted([f"descriptor {path}", f"descriptor {path}", inode])
+    assert leaked(before, 0) == []
+
+
+def test_a_cycle_gives_its_socket_back() -> None:
+    before = held()
+    first, second = socket.socketpair()
+    first.detach_me = first = None  # type: ignore[attr-defined]
+    second.close()
+    assert leaked(before, 0) == []
