@@ -20,7 +20,7 @@ from shard_worker.partition import Partition, partition
 from shard_worker.plan import Bounds, Rows, read_rows
 from shard_worker.sampling.records import LastStep, sample_records, score_records
 from shard_worker.sampling.state import SequenceState
-from shard_worker.sampling.wire import wire_fields
+from shard_worker.sampling.wire import fill_result
 from shard_worker.settings import ShardSettings
 from tandem.shard.v1 import shard_service_pb2 as pb
 
@@ -98,12 +98,11 @@ class Engine:
         self._open_and_close(plan, rows)
         inputs = build_inputs(rows, self._bounds.block_size, self._dtype, self._device)
         hidden_PM = self._model(inputs, self._cache)
-        fields = self._sample(rows, plan, hidden_PM) | self._score(rows, plan, hidden_PM)
+        result = pb.StepResult()
+        self._sample(rows, plan, hidden_PM, result)
+        self._score(rows, plan, hidden_PM, result)
         collective_ns = self._group.take_collective_ns()
         computed_ns = time.perf_counter_ns()
-        result = pb.StepResult()
-        for name, data in fields.items():
-            setattr(result, name, data)
         result.queue_ns = began_ns - read_ns
         result.collective_ns = collective_ns
         result.compute_ns = computed_ns - began_ns - collective_ns
@@ -139,8 +138,8 @@ class Engine:
             ids = rows.ids_N[starts_R[row] : starts_R[row] + int(rows.lengths_R[row])]
             self._sequences[sequence].write(int(rows.base_lengths_R[row]), ids)
 
-    def _sample(self, rows: Rows, plan: pb.Plan, hidden_PM: torch.Tensor) -> dict[str, bytes]:
-        """Return the records of the sampled positions, which come first among the reported ones."""
+    def _sample(self, rows: Rows, plan: pb.Plan, hidden_PM: torch.Tensor, result: pb.StepResult) -> None:
+        """Fill in the records of the sampled positions, which come first among the reported ones."""
         states: list[SequenceState] = []
         positions: list[int] = []
         ends_R = (rows.base_lengths_R + rows.lengths_R).tolist()
@@ -150,17 +149,17 @@ class Engine:
             positions += range(ends_R[row] - count + 1, ends_R[row] + 1)
         if not states:
             self._last_step = None
-            return {}
+            return
         logits_PV = self._model.logits(hidden_PM[: len(states)])
         records, self._last_step = sample_records(
             logits_PV, states, positions, self._vocabulary.start, plan.num_noised, plan.num_top, plan.num_raw
         )
-        return wire_fields(records)
+        fill_result(result, records)
 
-    def _score(self, rows: Rows, plan: pb.Plan, hidden_PM: torch.Tensor) -> dict[str, bytes]:
-        """Return the records of the scored positions, which come last among the reported ones."""
+    def _score(self, rows: Rows, plan: pb.Plan, hidden_PM: torch.Tensor, result: pb.StepResult) -> None:
+        """Fill in the records of the scored positions, which come last among the reported ones."""
         if not len(rows.scored_ids_S):
-            return {}
+            return
         hidden_SM = hidden_PM[len(hidden_PM) - len(rows.scored_ids_S) :]
         records = score_records(
             lambda start, stop: self._model.logits(hidden_SM[start:stop]),
@@ -168,4 +167,4 @@ class Engine:
             self._vocabulary.start,
             plan.num_scored_raw,
         )
-        return wire_fields(records)
+        fill_result(result, records)

@@ -9,7 +9,7 @@ import pytest
 
 from common.errors import CheckpointError
 from common.model_store import EMBEDDED_MODEL, resolve
-from tests.leaks import held, leaked
+from tests.support.leaks import held, leaked
 
 PATIENCE_S = 5.0
 KEPT_BY_FIXTURES = pytest.StashKey[Counter[str]]()

@@ -28,8 +28,7 @@ class Candidates:
     order. So are as many entries of the raw list as the plan asked for.
 
     top_mass[p, i] is the sum of exp(processed - largest processed) over the first i + 1 entries of the top
-    list. is_complete says that the top list holds the whole vocabulary. is_finite[p] is False where the model
-    or the parameters made a log-sum-exp that is not a number.
+    list. is_finite[p] is False where the model or the parameters made a log-sum-exp that is not finite.
     """
 
     noised_ids: Ints
@@ -45,7 +44,7 @@ class Candidates:
     processed_lse: Doubles
     raw_lse: Doubles
     is_finite: npt.NDArray[np.bool_]
-    is_complete: bool
+    vocabulary_size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ def merge_sampled(
         processed_lse=processed_lse,
         raw_lse=raw_lse,
         is_finite=np.isfinite(processed_lse) & np.isfinite(raw_lse),
-        is_complete=top_ids.shape[1] == sum(owner.size for owner in slices),
+        vocabulary_size=sum(owner.size for owner in slices),
     )
 
 

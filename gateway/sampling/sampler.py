@@ -15,8 +15,6 @@ from gateway.sampling.candidates import Candidates, WholeRow, cumulative_mass
 from gateway.sampling.params import SamplingParams
 from gateway.sampling.truncation import Kept, kept_tokens
 
-_ANY_PLACE = 1 << 32  # past every vocabulary
-
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -48,7 +46,7 @@ def choose(candidates: Candidates, position: int, params: SamplingParams) -> Cho
     kept = _kept(candidates, position, len(ids), params)
     for index in range(int(candidates.noised_exact[position])):
         places = (ids == candidates.noised_ids[position, index]).nonzero()[0]
-        first, last = (int(places[0]),) * 2 if places.size else (len(ids), _ANY_PLACE)
+        first, last = (int(places[0]),) * 2 if places.size else (len(ids), candidates.vocabulary_size - 1)
         verdict = kept.verdict(first, last, float(candidates.noised_processed[position, index]))
         if verdict is None:
             break
@@ -79,7 +77,7 @@ def choose_from_whole(row: WholeRow, params: SamplingParams) -> Choice:
 
 def _kept(candidates: Candidates, position: int, known: int, params: SamplingParams) -> Kept:
     mass: npt.NDArray[np.float64] = candidates.top_mass[position, :known]
-    lse = None if candidates.is_complete else float(candidates.processed_lse[position])
+    lse = None if known == candidates.vocabulary_size else float(candidates.processed_lse[position])
     return kept_tokens(mass, candidates.top_processed[position, :known], lse, params)
 
 

@@ -31,7 +31,7 @@ class Kept:
     high: float
     min_processed: float
 
-    def verdict(self, first_place: int, last_place: float, processed: float) -> bool | None:
+    def verdict(self, first_place: int, last_place: int, processed: float) -> bool | None:
         """Whether a token whose place is first_place .. last_place is kept; None when unknown."""
         if processed < self.min_processed or first_place >= self.high:
             return False

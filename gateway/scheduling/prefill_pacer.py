@@ -96,7 +96,9 @@ class PrefillPacer:
         """Learn from a step that took `duration_s`, which must be positive."""
         assert duration_s > 0
         if prefill_tokens == 0 or (decode_rows and self._wants_base and prefill_tokens <= MIN_CHUNK_TOKENS):
-            own_s = max(duration_s - prefill_tokens * (self.cost_s or 0.0), duration_s / 2)
+            # A cost learned before any base was known still contains it.
+            cost_s = self.cost_s if self._bases else None
+            own_s = max(duration_s - prefill_tokens * (cost_s or 0.0), duration_s / 2)
             self._bases.setdefault(_bucket(decode_rows), _Base()).observe(own_s)
             self._steps_since_base = 0
             return

@@ -1,5 +1,6 @@
 import random
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
@@ -43,7 +44,7 @@ def test_a_machine_with_spare_width_is_paced_to_the_limit() -> None:
 
 def test_the_allowance_at_most_doubles_what_was_tried() -> None:
     allowances = run(PrefillPacer(2.0, 4096), lambda rows, tokens: 0.01, 60)
-    assert all(later <= 2 * earlier for earlier, later in zip(allowances, allowances[1:], strict=False))
+    assert all(later <= 2 * earlier for earlier, later in pairwise(allowances))
     assert allowances[-1] == 4096
 
 

@@ -114,7 +114,7 @@ def test_sentencepiece(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"added tokens \[30\] are not in it"):
         read_tokenizer(tmp_path, 100)
     put(tmp_path, "added_tokens.json", {"<|im_start|>": "thirty"})
-    with pytest.raises(CheckpointError, match="are not numbers: .*thirty"):
+    with pytest.raises(CheckpointError, match=r"are not numbers: .*thirty"):
         read_tokenizer(tmp_path, 100)
 
 
