@@ -88,7 +88,7 @@ async def _first_of(*waits: Awaitable[object], timeout_s: float | None = None) -
     try:
         done, _ = await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
-            if error := task.exception():
+            if not task.cancelled() and (error := task.exception()):
                 log.error("drain failed", exc_info=error)
         if not done:
             log.warning("drain did not end within %g s", timeout_s)

@@ -20,9 +20,7 @@ S = TypeVar("S", bound=Settings)
 F = TypeVar("F", bound=Callable[..., Any])
 
 # Kubernetes sets these in every pod for each Service of the namespace, also for one called tandem-gateway.
-_SERVICE_LINK = re.compile(
-    r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$"
-)
+_SERVICE_LINK = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$")
 
 
 class _Given(NamedTuple):
@@ -40,9 +38,7 @@ def settings_options(cls: type[Settings]) -> Callable[[F], F]:
     def decorate(command: F) -> F:
         for name, field in reversed(cls.model_fields.items()):
             command = _option(name, field)(command)
-        return click.option("--config", type=click.Path(path_type=Path), help="YAML file of settings")(
-            command
-        )
+        return click.option("--config", type=click.Path(path_type=Path), help="YAML file of settings")(command)
 
     return decorate
 
@@ -69,9 +65,7 @@ def resolve(
         | _from_flags(cls, flags)
     )
     try:
-        return cls.model_validate(
-            {name: _prepared(cls.model_fields[name], item) for name, item in given.items()}
-        )
+        return cls.model_validate({name: _prepared(cls.model_fields[name], item) for name, item in given.items()})
     except ValidationError as error:
         raise SettingsError("; ".join(_explain(e, given, prefix) for e in error.errors())) from error
 
@@ -96,9 +90,7 @@ def _from_environment(cls: type[Settings], prefix: str, environ: Mapping[str, st
             and variable != f"{prefix}_CONFIG"
             and not _SERVICE_LINK.search(variable)
         ):
-            raise SettingsError(
-                f"environment variable {variable}: no such setting.{did_you_mean(variable, variables)}"
-            )
+            raise SettingsError(f"environment variable {variable}: no such setting.{did_you_mean(variable, variables)}")
     return given
 
 
@@ -139,13 +131,7 @@ def _explain(problem: Mapping[str, Any], given: Mapping[str, _Given], prefix: st
 def _option(name: str, field: FieldInfo) -> Callable[[F], F]:
     kind = _kind(field.annotation)
     default = field.default
-    note = (
-        " [required]"
-        if field.is_required()
-        else ""
-        if default in (None, "", ())
-        else f" [default: {default}]"
-    )
+    note = " [required]" if field.is_required() else "" if default in (None, "", ()) else f" [default: {default}]"
     text = f"{field.description or ''}{note}"
     if kind is bool:
         return click.option(f"{_flag(name)}/--no-{_flag(name)[2:]}", name, default=None, help=text)

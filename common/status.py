@@ -3,6 +3,7 @@
 The richer error model of gRPC: https://grpc.io/docs/guides/error/#richer-error-model
 """
 
+import asyncio
 import functools
 import inspect
 import logging
@@ -110,6 +111,9 @@ def translated(handler: Handler) -> Handler:
 async def _abort_for(context: Any, error: Exception, handler: Callable[..., Any]) -> NoReturn:
     if isinstance(error, grpc.aio.AbortError):
         raise error
+    if isinstance(error, grpc.aio.InternalError):
+        # What grpc.aio raises from a write to a client that is gone, where the cancellation has not come through yet.
+        raise asyncio.CancelledError from error
     if not isinstance(error, TandemError):
         log.error("%s failed", handler.__qualname__, exc_info=error)
         error = TandemError("internal error")

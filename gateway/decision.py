@@ -5,7 +5,7 @@ from collections.abc import Sequence as Seq
 import numpy as np
 
 from common.errors import RequestFailed
-from gateway.frames import NUM_NOISED
+from gateway.frames import ListLengths
 from gateway.generation import Generation
 from gateway.sampling.candidates import Candidates, join_slices, merge_sampled, merge_scored
 from gateway.sampling.lists import VocabularySlice
@@ -30,10 +30,13 @@ class Decision:
         self._slices = [VocabularySlice(rank.vocabulary_first, rank.vocabulary_size) for rank in group.info.ranks]
         generations = [job for row, job in self._rows if row.sampled and isinstance(job, Generation)]
         scorings = [job for row, job in self._rows if row.scored and isinstance(job, Scoring)]
-        self.num_top = max((g.num_top_wanted for g in generations), default=0)
-        self.num_raw = max((g.params.num_raw_wanted for g in generations), default=0)
-        # Whether a token is the model's own first choice takes a list of one.
-        self.num_scored_raw = max((max(s.top_logprobs, 1) for s in scorings), default=1)
+        self.lengths = ListLengths(
+            num_noised=max((g.params.num_noised_wanted for g in generations), default=1),
+            num_top=max((g.num_top_wanted for g in generations), default=0),
+            num_raw=max((g.params.num_raw_wanted for g in generations), default=0),
+            # Whether a token is the model's own first choice takes a list of one.
+            num_scored_raw=max((max(s.top_logprobs, 1) for s in scorings), default=1),
+        )
 
     async def decide(self, results: Seq[pb.StepResult]) -> list[Outcome]:
         """Hand every job what came out for it; return one outcome per sampled row, in row order.
@@ -50,7 +53,8 @@ class Decision:
         if not rows:
             return []
         positions = sum(row.sampled for row, _ in rows)
-        candidates = merge_sampled(results, self._slices, positions, NUM_NOISED, self.num_top, self.num_raw)
+        wanted = self.lengths
+        candidates = merge_sampled(results, self._slices, positions, wanted.num_noised, wanted.num_top, wanted.num_raw)
         outcomes = []
         for position, (_, job) in enumerate(rows):
             if isinstance(job, Generation):
@@ -79,7 +83,7 @@ class Decision:
         if not rows:
             return
         positions = sum(row.scored for row, _ in rows)
-        scored = merge_scored(results, self._slices, positions, self.num_scored_raw)
+        scored = merge_scored(results, self._slices, positions, self.lengths.num_scored_raw)
         first = 0
         for row, job in rows:
             if isinstance(job, Scoring):

@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from common.arrays import F32, I32, to_wire
 from gateway.sampling.params import SamplingParams
@@ -9,11 +10,19 @@ from gateway.scheduling.plan import StepPlan
 from gateway.scheduling.sequence import Kind, Sequence
 from tandem.shard.v1 import shard_service_pb2 as pb
 
-NUM_NOISED = 8
+
+@dataclass(frozen=True)
+class ListLengths:
+    """How long the lists of a step's answers shall be (tandem.shard.v1.Plan says what each holds)."""
+
+    num_noised: int
+    num_top: int
+    num_raw: int
+    num_scored_raw: int
 
 
-def encode_plan(plan: StepPlan, num_top: int, num_raw: int, num_scored_raw: int) -> bytes:
-    """Return the serialised Plan; the numbers are the lengths of its answers' lists."""
+def encode_plan(plan: StepPlan, lengths: ListLengths) -> bytes:
+    """Return the serialised Plan."""
     rows = plan.rows
     message = pb.Plan(
         opens=[_open(sequence) for sequence in plan.opens],
@@ -27,10 +36,10 @@ def encode_plan(plan: StepPlan, num_top: int, num_raw: int, num_scored_raw: int)
         row_blocks=_u32(len(row.block_table) for row in rows),
         block_tables=b"".join(row.block_table for row in rows),
         scored_ids=b"".join(row.scored_ids for row in rows),
-        num_noised=NUM_NOISED,
-        num_top=num_top,
-        num_raw=num_raw,
-        num_scored_raw=num_scored_raw,
+        num_noised=lengths.num_noised,
+        num_top=lengths.num_top,
+        num_raw=lengths.num_raw,
+        num_scored_raw=lengths.num_scored_raw,
     )
     return message.SerializeToString()
 

@@ -31,7 +31,5 @@ class GatewaySettings(Settings):
     max_message_bytes: PositiveInt = Field(default=1 << 20, description="largest accepted request message")
 
     step_timeout_s: PositiveFloat = Field(default=60.0, description="a step not answered in time ends the rank group")
-    write_timeout_s: PositiveFloat = Field(
-        default=30.0, description="a client that reads nothing so long is dropped"
-    )
+    write_timeout_s: PositiveFloat = Field(default=30.0, description="a client that reads nothing so long is dropped")
     drain_budget_s: PositiveFloat = Field(default=30.0, description="time running streams get to finish on shutdown")

@@ -140,7 +140,7 @@ class StepLoop:
             if job is not None:
                 job.waterfall.begin_step(began_ns)
         decision = Decision(plan, jobs, group)
-        data = encode_plan(plan, decision.num_top, decision.num_raw, decision.num_scored_raw)
+        data = encode_plan(plan, decision.lengths)
         sent_ns = time.perf_counter_ns()
         results = await group.run(data)
         answered_ns = time.perf_counter_ns()

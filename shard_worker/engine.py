@@ -6,7 +6,7 @@ import time
 import torch
 
 from common.arrays import F32, U32, from_wire, to_wire
-from common.errors import Refused
+from common.errors import Refused, SettingsError
 from common.step_protocol import PROTOCOL_VERSION
 from shard_worker.batch import build_inputs
 from shard_worker.checkpoint.reader import CheckpointReader
@@ -57,7 +57,7 @@ class Engine:
         Raises CheckpointError or SettingsError when the checkpoint or the settings cannot be used.
         """
         torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // settings.tp))
-        device, dtype = torch.device(settings.device), DTYPES[settings.dtype]
+        device, dtype = _usable_device(settings.device), DTYPES[settings.dtype]
         reader = CheckpointReader(settings.model)
         arch = reader.manifest.architecture
         part = partition(arch, settings.rank, settings.tp)
@@ -168,3 +168,12 @@ class Engine:
             plan.num_scored_raw,
         )
         fill_result(result, records)
+
+
+def _usable_device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter from a torch that was built without the device
+        raise SettingsError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return device

@@ -2,6 +2,7 @@
 
 import time
 from datetime import timedelta
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.distributed import FileStore, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.distributed_c10d import Store
 
-from common.errors import SettingsError
+from common.errors import SettingsError, Unavailable
 
 
 class RankGroup:
@@ -23,12 +24,18 @@ class RankGroup:
         self._collective_ns = 0
 
     def all_reduce(self, part: Tensor) -> Tensor:
-        """Return the sum of all ranks' parts, in part's type; summed in float32."""
+        """Return the sum of all ranks' parts, in part's type; summed in float32.
+
+        Raises Unavailable when a rank was lost; the group is then of no more use.
+        """
         if self.world_size == 1:
             return part
         began = time.perf_counter_ns()
         total = part.float()
-        dist.all_reduce(total)
+        try:
+            dist.all_reduce(total)
+        except RuntimeError as error:
+            raise Unavailable(f"another rank of the group was lost: {error}") from error
         self._collective_ns += time.perf_counter_ns() - began
         return total.to(part.dtype)
 
@@ -46,30 +53,36 @@ class RankGroup:
 def form_group(rank: int, world_size: int, rendezvous: str, device: torch.device, timeout_s: float) -> RankGroup:
     """Meet the other ranks and agree on an epoch; returns when a first collective has run on all of them.
 
-    Raises SettingsError for a rendezvous that cannot be used.
+    Raises SettingsError for a rendezvous that cannot be used, or where the others do not come in time.
     """
     epoch = time.time_ns()
     if world_size == 1:
         return RankGroup(rank, world_size, epoch)
     timeout = timedelta(seconds=timeout_s)
-    dist.init_process_group(
-        backend="nccl" if device.type == "cuda" else "gloo",
-        store=_store(rank, world_size, rendezvous, timeout),
-        rank=rank,
-        world_size=world_size,
-        timeout=timeout,
-        device_id=device if device.type == "cuda" else None,
-    )
-    # A first collective connects every pair now; lazily made connections do not always honour the timeout.
-    agreed = torch.tensor([epoch], dtype=torch.int64, device=device)
-    dist.broadcast(agreed, src=0)
-    dist.all_reduce(torch.zeros(1, device=device))
+    try:
+        dist.init_process_group(
+            backend="nccl" if device.type == "cuda" else "gloo",
+            store=_store(rank, world_size, rendezvous, timeout),
+            rank=rank,
+            world_size=world_size,
+            timeout=timeout,
+            device_id=device if device.type == "cuda" else None,
+        )
+        # A first collective connects every pair now; lazily made connections do not always honour the timeout.
+        agreed = torch.tensor([epoch], dtype=torch.int64, device=device)
+        dist.broadcast(agreed, src=0)
+        dist.all_reduce(torch.zeros(1, device=device))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise SettingsError(f"{world_size} ranks did not meet at {rendezvous} in {timeout_s:g} s: {reason}") from error
     return RankGroup(rank, world_size, int(agreed.item()))
 
 
 def _store(rank: int, world_size: int, rendezvous: str, timeout: timedelta) -> Store:
     url = urlsplit(rendezvous)
     if url.scheme == "file" and url.path:
+        if not Path(url.path).parent.is_dir():  # FileStore would try for minutes
+            raise SettingsError(f"rendezvous {rendezvous}: there is no folder {Path(url.path).parent}")
         store = FileStore(url.path, world_size)
         store.set_timeout(timeout)
         return store

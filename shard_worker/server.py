@@ -2,7 +2,11 @@
 
 import asyncio
 import logging
+import os
+import socket
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import grpc
 
@@ -31,6 +35,7 @@ async def serve(settings: ShardSettings) -> None:
         if not failed.done():
             failed.set_exception(error)
 
+    _check_unused(settings.listen)
     server = grpc.aio.server(options=server_options(INTERNAL_MESSAGE_BYTES))
     health = HealthBoard([SERVICE_NAME])
     health.add_to(server)
@@ -49,7 +54,10 @@ async def serve(settings: ShardSettings) -> None:
         )
     finally:
         loading.cancel()
-        service.close()
+        if not service.close():
+            # Only the process can end a thread that waits in a collective for ranks that are gone.
+            log.warning("the torch thread does not answer: ending without it")
+            os._exit(int(sys.exception() is not None))
 
 
 async def _load(
@@ -63,3 +71,16 @@ async def _load(
     tokens = info.num_blocks * info.block_size_tokens
     log.info("ready: %s on %s, KV cache of %d tokens", info.dtype, info.device, tokens)
     await health.set_serving(True)
+
+
+def _check_unused(listen: str) -> None:
+    """Raise SettingsError where another process listens on a unix socket: grpc would quietly take its place."""
+    path = listen.removeprefix("unix:").removeprefix("//")
+    if not listen.startswith("unix:") or not Path(path).exists():
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:  # left behind by a process that is gone
+            return
+    raise SettingsError(f"cannot listen on {listen}: another process does")

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,6 +18,9 @@ from tandem.shard.v1 import shard_service_pb2 as pb
 from tandem.shard.v1 import shard_service_pb2_grpc
 
 T = TypeVar("T")
+
+# How long a torch thread that nobody waits for any more may take to answer before it counts as hanging.
+TORCH_THREAD_GRACE_S = 1.0
 
 
 @dataclass
@@ -49,14 +52,21 @@ class ShardService(shard_service_pb2_grpc.ShardServiceServicer):
         return self._engine
 
     async def idle(self) -> None:
-        """Return once the steps that were read have been run."""
+        """Return once the steps that were read have been run; a model that is being loaded is not waited for."""
+        if self._engine is None:
+            return
         await asyncio.get_running_loop().run_in_executor(self._thread, lambda: None)
 
-    def close(self) -> None:
-        """Leave the group. A step that hangs in a collective is not waited for."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
-        if self._engine is not None:
+    def close(self) -> bool:
+        """Leave the group and return True; return False when the torch thread hangs, in a collective most likely.
+
+        To be called when no stream is left.
+        """
+        answered, _ = wait([self._thread.submit(lambda: None)], timeout=TORCH_THREAD_GRACE_S)
+        self._thread.shutdown(wait=False)
+        if answered and self._engine is not None:
             self._engine.close()
+        return bool(answered)
 
     @translated
     async def GetInfo(

@@ -20,7 +20,7 @@ from tandem.v1.inference_service_pb2_grpc import InferenceServiceStub
 if TYPE_CHECKING:
     from tandem.v1.inference_service_pb2_grpc import InferenceServiceAsyncStub
 
-ANSWER_TIMEOUT_S = 4.0
+ANSWER_TIMEOUT_S = 3.5
 
 
 class Client(NamedTuple):

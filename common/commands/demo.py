@@ -12,7 +12,8 @@ from common.commands.client import connected
 from common.commands.generate import print_summary, request_for
 from common.commands.printers import TextPrinter
 from common.commands.request_options import request_options
-from common.commands.stack import running_stack
+from common.commands.stack import Plan, running_stack
+from common.commands.up_children import plan_stages
 from common.commands.up_settings import UpSettings
 from common.process import set_up_logging
 from common.settings_sources import resolve
@@ -49,10 +50,10 @@ def demo(
     return asyncio.run(run(settings, prompt, request_flags))
 
 
-async def run(settings: UpSettings, prompt: str, request_flags: dict[str, Any]) -> int:
+async def run(settings: UpSettings, prompt: str, request_flags: dict[str, Any], plan: Plan = plan_stages) -> int:
     """Return 0 after the whole answer, 1 when a child died, 130 when a signal came first."""
     try:
-        async with running_stack(settings) as stack:
+        async with running_stack(settings, plan) as stack:
             await stack.supervisor.while_running(show_answer(stack.address, prompt, request_flags))
     except Stopped:
         return 130

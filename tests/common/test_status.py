@@ -73,6 +73,7 @@ async def call(error: BaseException, *, stream: bool, request: bytes = b"raise")
             return caught.value
     finally:
         await server.stop(0)
+        error.__traceback__ = None  # it would hold the server, and so its sockets
 
 
 CASES = [
@@ -154,6 +155,40 @@ def test_cancellation_closes_the_wrapped_generator() -> None:
         await server.stop(0)
 
     asyncio.run(run())
+
+
+def test_a_client_that_goes_while_it_is_written_to_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    class Pouring:
+        def __init__(self) -> None:
+            self.ended = asyncio.Queue[None]()
+
+        @translated
+        async def pour(self, request: bytes, context: Any) -> None:
+            try:
+                while True:
+                    await context.write(bytes(64))
+            finally:
+                self.ended.put_nowait(None)
+
+    async def run() -> None:
+        pouring = Pouring()
+        server = grpc.aio.server(options=server_options(1 << 20))
+        handlers: dict[str, Any] = {"Pour": grpc.unary_stream_rpc_method_handler(pouring.pour)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", handlers),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with open_channel(f"127.0.0.1:{port}") as channel:
+            for number in range(8):
+                messages = channel.unary_stream("/test/Pour")(b"")
+                await messages.read()
+                await asyncio.sleep(0.1 * (number % 2))  # a writer that is blocked, and one that is not
+                messages.cancel()
+                await asyncio.wait_for(pouring.ended.get(), 5)
+        await server.stop(0)
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(run())
+    assert caplog.records == []
 
 
 def test_a_peer_without_details_is_readable_too() -> None:

@@ -1,7 +1,6 @@
 """What this process holds that a test must give back: threads, child processes, file descriptors."""
 
 import gc
-import os
 import threading
 import time
 from collections import Counter
@@ -51,7 +50,7 @@ def _descriptors() -> list[str]:
     lines = []
     for entry in Path("/proc/self/fd").iterdir():
         try:
-            target = os.readlink(entry)
+            target = str(entry.readlink())
         except OSError:  # the listing's own descriptor
             continue
         if not target.startswith(KEPT_DESCRIPTORS):

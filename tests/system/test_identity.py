@@ -27,7 +27,7 @@ Answers = dict[str, Answer]
 def cluster_of(model: Path, **settings: Any) -> Iterator[Cluster]:
     """Run the embedded model; chunks are as large as they may be, whatever that costs running streams."""
     defaults = {"dtype": "float32", "kv_cache_tokens": 4096, "decode_slowdown_limit": 1e6}
-    with running_cluster(model=model, **(defaults | settings)) as cluster:
+    with running_cluster(model=model, threads=None, **(defaults | settings)) as cluster:
         yield cluster
 
 

@@ -4,7 +4,6 @@ python stand_in_up.py LISTEN MODEL_FOLDER [WHAT_THE_RANKS_RUN]
 """
 
 import asyncio
-import logging
 import sys
 from pathlib import Path
 
@@ -24,10 +23,10 @@ time.sleep(60)
 """
 
 
-def plan(settings: UpSettings, model: Path, listen: str, folder: Path, cores: int) -> list[Stage]:
-    rank_code = sys.argv[3] if len(sys.argv) > 3 else RANK
+def plan(
+    settings: UpSettings, model: Path, listen: str, folder: Path, cores: int, rank_code: str = RANK
+) -> list[Stage]:
     (folder / "rendezvous").write_text("left behind by the ranks")
-    logging.info("folder %s", folder)
     ranks = [ChildCommand(f"rank {rank}", (sys.executable, "-c", rank_code)) for rank in range(settings.tp)]
     gateway = ChildCommand("gateway", (sys.executable, str(FAKE_GATEWAY), listen))
     return [Stage(ranks, 5.0), Stage([gateway], 5.0)]
@@ -35,5 +34,6 @@ def plan(settings: UpSettings, model: Path, listen: str, folder: Path, cores: in
 
 if __name__ == "__main__":
     set_up_logging("up")
-    settings = UpSettings(listen=sys.argv[1], model=sys.argv[2], tp=2)
-    sys.exit(asyncio.run(serve(settings, plan)))
+    listen, model, *rank_code = sys.argv[1:]
+    settings = UpSettings(listen=listen, model=model, tp=2)
+    sys.exit(asyncio.run(serve(settings, lambda *arguments: plan(*arguments, *rank_code))))

@@ -35,7 +35,7 @@ def test_columns_travel_together() -> None:
     assert merged.noised_raw.tolist() == [[5, 5, 4, 4]]
     assert merged.noised_exact.tolist() == [3] and merged.top_exact.tolist() == [1]
     assert merged.processed_lse[0] == pytest.approx(7.5 + np.log(2))
-    assert merged.is_finite.tolist() == [True] and not merged.is_complete
+    assert merged.is_finite.tolist() == [True] and merged.vocabulary_size == 8
 
 
 @pytest.mark.parametrize("field", [field.name for field in StepResult.DESCRIPTOR.fields][3:12])

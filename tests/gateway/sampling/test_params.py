@@ -75,6 +75,11 @@ def test_out_of_range_names_the_field(fields: dict[str, Any], field: str) -> Non
     assert caught.value.field == field
 
 
+def test_a_top_k_that_keeps_all_is_off() -> None:
+    for top_k, expected in ((99, 99), (100, 0), (2**32 - 1, 0)):
+        assert read_params(message(temperature=1, top_k=top_k), None, VOCABULARY, 0).top_k == expected
+
+
 def test_bounds_themselves_are_accepted() -> None:
     params = read_params(message(temperature=0.001, top_p=1, min_p=1, repetition_penalty=100), 20, VOCABULARY, 0)
     assert params.temperature == pytest.approx(0.001) and params.logprobs == 20

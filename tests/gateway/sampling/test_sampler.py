@@ -54,6 +54,7 @@ def candidates(whole: WholeRow, r: int, m: int) -> Candidates:
         (SamplingParams(temperature=1, top_p=1e-9), [5, 4, 3, 2, 1], 1),
         (SamplingParams(temperature=1, top_k=2, top_p=0.6), [2, 1], 1),  # 0.4 of 0.65 reaches 0.6
         (SamplingParams(temperature=1, top_k=3, top_p=0.6), [4, 2], 2),  # 0.65 of 0.8 does
+        (SamplingParams(temperature=1, top_k=6), [5, 1], 5),
         (SamplingParams(temperature=1, min_p=0.3), [3, 4], 4),  # 0.15 >= 0.3 * 0.4 > 0.1
         (SamplingParams(temperature=1, min_p=1.0), [2, 1], 1),
         (SamplingParams(temperature=1, top_p=0.9, min_p=0.5), [4, 2], 2),

@@ -108,7 +108,6 @@ def test_the_embedded_checkpoint_is_whole(embedded: Path) -> None:
 def test_its_tokenizer_splits_digits_and_knows_its_special_tokens(embedded: Path) -> None:
     tokenizer = Tokenizer.from_file(str(embedded / "tokenizer.json"))
     assert tokenizer.encode("2024", add_special_tokens=False).tokens == ["2", "0", "2", "4"]
-    # Ids of the same prompt in llama.cpp and transformers.
     assert tokenizer.encode(PROMPT).ids[:8] == [1, 9690, 198, 2683, 359, 253, 5356, 5646]
     assert tokenizer.encode(PROMPT).ids[-3:] == [520, 9531, 198]
     specials = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]

@@ -1,0 +1,45 @@
+"""`tandem demo` with a fake gateway: one answer, its summary, nothing left."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from common.commands import demo
+from common.commands.request_options import SAMPLING_FIELDS
+from common.commands.up_settings import UpSettings
+from common.supervisor import Stage
+from tests.common.commands import stand_in_up
+
+FLAGS: dict[str, Any] = {
+    **dict.fromkeys(SAMPLING_FIELDS),
+    "system": None,
+    "max_tokens": 3,
+    "stop": (),
+    "ignore_eos": False,
+}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> UpSettings:
+    (tmp_path / "tandem.json").write_text("{}")
+    return UpSettings(model=str(tmp_path), tp=2, listen="127.0.0.1:0")
+
+
+def test_one_answer_and_its_summary(settings: UpSettings, capfd: pytest.CaptureFixture[str]) -> None:
+    assert asyncio.run(demo.run(settings, "hello", FLAGS, stand_in_up.plan)) == 0
+    out, err = capfd.readouterr()
+    assert out == "You said hello\n"
+    assert "3 generated, ended by end_of_text" in err
+    assert psutil.Process().children() == []
+
+
+def test_a_rank_that_dies_ends_it_with_1(settings: UpSettings, capfd: pytest.CaptureFixture[str]) -> None:
+    def plan(*arguments: Any) -> list[Stage]:
+        return stand_in_up.plan(*arguments, rank_code="raise SystemExit(3)")
+
+    assert asyncio.run(demo.run(settings, "hello", FLAGS, plan)) == 1
+    assert "rank 0 ended unexpectedly, exit code 3" in capfd.readouterr().err
+    assert psutil.Process().children() == []
