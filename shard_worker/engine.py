@@ -129,6 +129,8 @@ class Engine:
         for sequence in from_wire(plan.closes, U32, (-1,), "closes").tolist():
             self._sequences.pop(sequence, None)
         for opening in plan.opens:
+            if opening.sequence in self._sequences:
+                raise Refused("BAD_PLAN", f"sequence {opening.sequence} is open already")
             self._sequences[opening.sequence] = SequenceState.open(opening)
         unknown = [s for s in rows.sequences_R.tolist() if s not in self._sequences]
         if unknown:

@@ -35,7 +35,7 @@ class RankGroup:
         try:
             dist.all_reduce(total)
         except RuntimeError as error:
-            raise Unavailable(f"another rank of the group was lost: {error}") from error
+            raise Unavailable(f"another rank of the group was lost: {str(error).partition('. ')[0]}") from error
         self._collective_ns += time.perf_counter_ns() - began
         return total.to(part.dtype)
 
@@ -74,7 +74,9 @@ def form_group(rank: int, world_size: int, rendezvous: str, device: torch.device
         dist.all_reduce(torch.zeros(1, device=device))
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise SettingsError(f"{world_size} ranks did not meet at {rendezvous} in {timeout_s:g} s: {reason}") from error
+        raise SettingsError(
+            f"{world_size} ranks did not meet at {rendezvous} (they have {timeout_s:g} s): {reason}"
+        ) from error
     return RankGroup(rank, world_size, int(agreed.item()))
 
 

@@ -23,9 +23,7 @@ class BatchLimits:
 
     def __post_init__(self) -> None:
         if self.max_running > self.max_step_tokens:
-            raise SettingsError(
-                f"max_running ({self.max_running}) exceeds max_step_tokens ({self.max_step_tokens})"
-            )
+            raise SettingsError(f"max_running ({self.max_running}) exceeds max_step_tokens ({self.max_step_tokens})")
 
 
 class WaitingQueue:

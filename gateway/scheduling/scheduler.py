@@ -28,9 +28,7 @@ CHECK_BOOKS_STEPS = 100
 class Scheduler:
     """Owns all sequences and KV blocks. One plan is out at a time: `plan`, run it, `commit`, and again."""
 
-    def __init__(
-        self, pool: BlockPool, pacer: PrefillPacer, limits: BatchLimits, prefix_reuse: bool = True
-    ) -> None:
+    def __init__(self, pool: BlockPool, pacer: PrefillPacer, limits: BatchLimits, prefix_reuse: bool = True) -> None:
         self.pacer = pacer
         self.blocks = PrefixCache(pool, enabled=prefix_reuse)
         self._limits = limits
@@ -95,9 +93,7 @@ class Scheduler:
         # Oldest first: whoever has to give up blocks comes later in the list, so it has no row yet.
         for sequence in self._running:
             decode = sequence.uncomputed == 1
-            num_ids = self._make_room(
-                sequence, 1 if decode else self._chunk(sequence, budget - prefill_tokens)
-            )
+            num_ids = self._make_room(sequence, 1 if decode else self._chunk(sequence, budget - prefill_tokens))
             if num_ids:
                 rows.append(make_row(sequence, num_ids))
             elif decode:
@@ -114,9 +110,7 @@ class Scheduler:
             return None
         opens = tuple(row.sequence for row in rows if not row.sequence.opened)
         tokens = sum(len(row.token_ids) for row in rows)
-        self._plan_out = StepPlan(
-            tuple(rows), opens, tuple(self._closes), tokens - prefill_tokens, prefill_tokens
-        )
+        self._plan_out = StepPlan(tuple(rows), opens, tuple(self._closes), tokens - prefill_tokens, prefill_tokens)
         self._closes.clear()
         return self._plan_out
 

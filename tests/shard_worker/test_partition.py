@@ -9,7 +9,9 @@ from common.manifest import Architecture, Rope
 from shard_worker.partition import Partition, Span, partition
 
 
-def architecture(query_heads: int, kv_heads: int, intermediate_size: int = 64, vocabulary_size: int = 64) -> Architecture:
+def architecture(
+    query_heads: int, kv_heads: int, intermediate_size: int = 64, vocabulary_size: int = 64
+) -> Architecture:
     return Architecture(
         family="llama",
         layers=1,

@@ -78,7 +78,9 @@ def generate_all(stub: "InferenceServiceStub", requests: Sequence[pb.GenerateReq
         return list(threads.map(lambda request: generate(stub, request), requests))
 
 
-def text_request(text: str, max_tokens: int, sampling: SamplingParams | None = None, **fields: Any) -> pb.GenerateRequest:
+def text_request(
+    text: str, max_tokens: int, sampling: SamplingParams | None = None, **fields: Any
+) -> pb.GenerateRequest:
     """Return a request for exactly `max_tokens` tokens after plain text; other fields as in GenerateRequest."""
     stopping = pb.StoppingParams(max_tokens=max_tokens, ignore_eos=True)
     return pb.GenerateRequest(text=text, sampling=sampling, stopping=stopping, **fields)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tandem.v1.inference_service_pb2_grpc import InferenceServiceStub as SyncStub
 
 READY_TIMEOUT_S = 120.0
+CONNECT_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 60.0
 ROOT = Path(__file__).parents[2]
 
@@ -51,11 +52,12 @@ def command_line(*arguments: str, **settings: Any) -> list[str]:
 
 
 class Client:
-    """A synchronous client of a gateway. Closing its channel ends the calls that are open on it."""
+    """A synchronous client, connected to a gateway. Closing it ends the calls that are open on it."""
 
     def __init__(self, address: str) -> None:
         self.channel = grpc.insecure_channel(address, client_options(INTERNAL_MESSAGE_BYTES))
         self.stub: SyncStub = InferenceServiceStub(self.channel)
+        grpc.channel_ready_future(self.channel).result(CONNECT_TIMEOUT_S)
 
     def close(self) -> None:
         """End the connection."""

@@ -79,7 +79,7 @@ class GreedyDriver:
                 continue
             end = base + len(ids)
             # The prompt's last position is asked about id 0, whose score is thrown away: `scored` counts from the end.
-            following = (answer.prompt[base + 1 :] + [0])[: len(ids)] if end <= len(answer.prompt) else []
+            following = [*answer.prompt[base + 1 :], 0][: len(ids)] if end <= len(answer.prompt) else []
             blocks = answer.blocks[: -(-end // self._block_size)]
             rows.append(PlanRow(number, base, ids, blocks, int(end == len(known)), following))
         return rows
@@ -97,9 +97,7 @@ class GreedyDriver:
             if not answer.ids:
                 answer.prompt_scores.pop()
                 answer.first_row = merged_rows(self._resolve(position))
-            answer.candidates.append(
-                dict(zip(raw_ids[position].tolist(), raw_logits[position].tolist(), strict=True))
-            )
+            answer.candidates.append(dict(zip(raw_ids[position].tolist(), raw_logits[position].tolist(), strict=True)))
             answer.ids.append(winners[position])
             position += 1
         assert position == len(winners) and not scores

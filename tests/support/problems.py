@@ -40,7 +40,11 @@ def read_problem(error: grpc.RpcError) -> Problem:
     assert isinstance(data, bytes)
     status = Status.FromString(data)
     assert (status.code, status.message) == (code.value[0], message)
-    info, bad_request, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+    info, bad_request, retry = (
+        error_details_pb2.ErrorInfo(),
+        error_details_pb2.BadRequest(),
+        error_details_pb2.RetryInfo(),
+    )
     field = retry_after_s = None
     for detail in status.details:
         if detail.Unpack(bad_request):

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import Counter
 from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING
 
 import grpc
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from tandem.v1.inference_service_pb2_grpc import InferenceServiceAsyncStub
 
 MANNERS = ("cancel after a while", "cancel after some tokens", "cancel at the end", "deadline", "close the channel")
-LONGEST_WAIT_S = 0.2
+LONGEST_WAIT_S = 0.3
 STREAM_TIMEOUT_S = 120.0
 
 
@@ -49,18 +50,18 @@ async def _give_up(stub: "InferenceServiceAsyncStub", manner: str, draw: random.
     request = _random_request(draw)
     seen: list[str | None] = []
     limits = {"cancel after some tokens": draw.randrange(1, 20), "cancel at the end": request.stopping.max_tokens}
-    waits_s = {"cancel after a while": draw.uniform(0, LONGEST_WAIT_S), "close the channel": draw.uniform(0, LONGEST_WAIT_S)}
-    deadline_s = draw.uniform(0.001, LONGEST_WAIT_S) if manner == "deadline" else STREAM_TIMEOUT_S
+    while_s = draw.uniform(0.001, LONGEST_WAIT_S)
+    deadline_s = while_s if manner == "deadline" else STREAM_TIMEOUT_S
     call = stub.Generate(request, timeout=deadline_s)
 
     async def read() -> None:
         async for event in call:
             seen.append(event.WhichOneof("event"))
-            if seen.count("delta") >= limits.get(manner, STREAM_TIMEOUT_S * 1e6):
+            if seen.count("delta") >= limits.get(manner, inf):
                 return
 
     reading = asyncio.create_task(read())
-    await asyncio.wait([reading], timeout=waits_s.get(manner))
+    await asyncio.wait([reading], timeout=while_s if manner in ("cancel after a while", "close the channel") else None)
     if manner == "close the channel":
         return _how_far(seen)  # the reader is still there when the caller closes the channel
     call.cancel()
@@ -84,6 +85,8 @@ def _random_request(draw: random.Random) -> pb.GenerateRequest:
     return pb.GenerateRequest(
         text="shared prefix of all streams " * 2 + "x" * draw.randrange(1, 400),
         sampling=sampling,
-        stopping=pb.StoppingParams(max_tokens=draw.randrange(1, 200), ignore_eos=True, stop_strings=["never seen"]),
+        stopping=pb.StoppingParams(
+            max_tokens=round(200 ** draw.random()), ignore_eos=True, stop_strings=["never seen"]
+        ),
         logprobs=draw.choice([None, 3]),
     )

@@ -34,13 +34,17 @@ class TinyShape:
     query_heads: int = 6
     kv_heads: int = 3
     head_dim: int = 8
-    hidden_size: int = 42
     intermediate_size: int = 53
     layers: int = 2
     vocabulary_size: int = 263
     context_length: int = 1024
     tied: bool = False
     llama3_rope: bool = False
+
+    @property
+    def hidden_size(self) -> int:
+        """A multiple of the heads, as transformers asks, but not heads * head_dim."""
+        return 7 * self.query_heads
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from common.model_store import EMBEDDED_MODEL, resolve
 from tests.support.cluster import Cluster, running_cluster
 from tests.support.tiny_model import TinyModel, TinyShape, make_tiny_model
 
@@ -22,12 +21,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyModel]:
 
 
 @pytest.fixture(scope="session")
-def smollm() -> Path:
-    """The embedded model's checkpoint; `tandem download` fetches it."""
-    return resolve(EMBEDDED_MODEL)
-
-
-@pytest.fixture(scope="session")
 def tiny_cluster(tiny_model: TinyModel) -> Iterator[Cluster]:
     """The tiny model behind one rank, default settings."""
     with running_cluster(model=tiny_model.folder, dtype="float32", kv_cache_tokens=16384) as cluster:
@@ -35,9 +28,9 @@ def tiny_cluster(tiny_model: TinyModel) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def smollm_cluster(smollm: Path) -> Iterator[Cluster]:
+def smollm_cluster(embedded_model: Path) -> Iterator[Cluster]:
     """The embedded model behind one rank on all cores, default settings."""
-    with running_cluster(model=smollm, dtype="float32", kv_cache_tokens=16384, threads=None) as cluster:
+    with running_cluster(model=embedded_model, dtype="float32", kv_cache_tokens=16384, threads=None) as cluster:
         yield cluster
 
 
@@ -45,7 +38,7 @@ def smollm_cluster(smollm: Path) -> Iterator[Cluster]:
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """Add the logs of the clusters that a failing test used to its report."""
     report: pytest.TestReport = yield
-    if report.failed:
+    if report.failed and report.when != "teardown":  # the cluster may be gone by then
         for value in getattr(item, "funcargs", {}).values():
             if isinstance(value, Cluster):
                 report.sections.append(("log of the cluster", value.log[-LOG_TAIL_CHARS:]))

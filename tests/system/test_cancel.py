@@ -20,17 +20,17 @@ from tests.support.storm import storm
 from tests.support.tiny_model import TinyModel, TinyShape, make_tiny_model
 
 NUM_STREAMS = 500
-POOL_TOKENS = 4096
+POOL_TOKENS = 2048
 SETTLED_WITHIN_S = 20.0
 # The server pings a silent client after 5 s and gives it up 2 s later.
-VANISHED_WITHIN_S = 12.0
+VANISHED_WITHIN_S = 10.0
 
 CLIENT = """
 import sys
 from tandem.v1 import inference_service_pb2 as pb
 from tests.support.cluster import Client
 
-request = pb.GenerateRequest(text="on and on", stopping=pb.StoppingParams(max_tokens=4000, ignore_eos=True))
+request = pb.GenerateRequest(text="on and on", stopping=pb.StoppingParams(max_tokens=2000, ignore_eos=True))
 for event in Client(sys.argv[1]).stub.Generate(request):
     print(event.WhichOneof("event"), flush=True)
 """
@@ -44,7 +44,7 @@ def cluster(tiny_model: TinyModel) -> Iterator[Cluster]:
         yield running
 
 
-def whole_pool_request(max_tokens: int = 8) -> pb.GenerateRequest:
+def whole_pool_request(max_tokens: int) -> pb.GenerateRequest:
     """Return a request that is admitted only when (nearly) all blocks are free."""
     ids = random.Random(time.time_ns()).choices(range(256), k=POOL_TOKENS - 64)
     stopping = pb.StoppingParams(max_tokens=max_tokens, ignore_eos=True)
@@ -59,18 +59,19 @@ def holdings(processes: list[psutil.Process]) -> list[tuple[int, int]]:
 def test_500_streams_given_up_leave_nothing_behind(cluster: Cluster) -> None:
     request = text_request("the same as ever", 48)
     reference = generate(cluster.stub, request)
-    asyncio.run(storm(cluster.address, 100, at_once=48, seed=1))  # threads and buffers of the libraries come to stay
-    generate(cluster.stub, whole_pool_request())
+    asyncio.run(storm(cluster.address, 100, at_once=32, seed=1))  # threads and buffers of the libraries come to stay
+    generate(cluster.stub, whole_pool_request(max_tokens=8))
     processes = [cluster.gateway, *cluster.ranks]
     before, memory_bytes = holdings(processes), cluster.gateway.memory_info().rss
 
-    how_far = asyncio.run(storm(cluster.address, NUM_STREAMS, at_once=48, seed=2))
+    how_far = asyncio.run(storm(cluster.address, NUM_STREAMS, at_once=32, seed=2))
+    print(how_far)
     assert sum(how_far.values()) == NUM_STREAMS
-    assert all(how_far[place] > NUM_STREAMS // 50 for place in ("nothing", "started", "finished")), how_far
+    assert all(how_far[place] >= NUM_STREAMS // 50 for place in ("nothing", "started", "finished")), how_far
 
     # The books of the block pool are checked after every step that leaves nothing running; a wrong one ends the
     # gateway. And here is somebody who needs every block.
-    answer = generate(cluster.stub, whole_pool_request())
+    answer = generate(cluster.stub, whole_pool_request(max_tokens=8))
     assert len(answer.ids) == 8 and answer.usage.preemptions == 0
     again = generate(cluster.stub, request)
     assert (again.ids, again.text) == (reference.ids, reference.text)
@@ -95,12 +96,11 @@ def test_a_client_that_vanishes_is_given_up(tmp_path: Path) -> None:
             assert [client.stdout.readline().strip() for _ in range(101)] == ["started"] + ["delta"] * 100
             per_token_s = (time.monotonic() - began_s) / 100
             os.kill(client.pid, signal.SIGSTOP)
-            stopped_s = time.monotonic()
-            generate(cluster.stub, whole_pool_request(max_tokens=1))
-            waited_s = time.monotonic() - stopped_s
+            answer = generate(cluster.stub, whole_pool_request(max_tokens=1))
         finally:
             client.kill()
             client.wait()
             client.stdout.close()
+        waited_s = answer.finished.timings.queue_ns * 1e-9
         assert 1.0 < waited_s < VANISHED_WITHIN_S
-        assert waited_s < 3000 * per_token_s, "the stream ended by itself"
+        assert waited_s < 1500 * per_token_s, "the stream ended by itself"

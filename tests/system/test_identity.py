@@ -15,7 +15,16 @@ from tests.support.cluster import Cluster, running_cluster
 NUM_TOKENS = 32
 # Longer than the largest chunk that the cases set, but for "whole prompt at once".
 PROMPT = "Tell a story. " + "The quick brown fox jumps over the lazy dog, and the dog does not mind at all. " * 5
-OTHERS = ["Count: 1, 2, 3,", "def add(a, b):", "Once upon a time", PROMPT[:200], "Bonjour", "1+1=", "The sea", "Q: Why?"]
+OTHERS = [
+    "Count: 1, 2, 3,",
+    "def add(a, b):",
+    "Once upon a time",
+    PROMPT[:200],
+    "Bonjour",
+    "1+1=",
+    "The sea",
+    "Q: Why?",
+]
 SAMPLINGS = {
     "greedy": SamplingParams(),
     "seeded": SamplingParams(temperature=0.8, top_p=0.95, seed=20_240_229),
@@ -55,9 +64,9 @@ def among_others(cluster: Cluster) -> list[Answer]:
 
 
 @pytest.fixture(scope="module")
-def reference(smollm: Path) -> Answers:
+def reference(embedded_model: Path) -> Answers:
     """Both streams, each alone, without prefix reuse, the prompt in one chunk."""
-    with cluster_of(smollm, max_prefill_chunk_tokens=512, prefix_reuse=False) as cluster:
+    with cluster_of(embedded_model, max_prefill_chunk_tokens=512, prefix_reuse=False) as cluster:
         answers = {name: generate(cluster.stub, request) for name, request in zip(SAMPLINGS, asked(), strict=True)}
         for answer in answers.values():
             decoded = cluster.stub.Detokenize(pb.DetokenizeRequest(token_ids=answer.ids))
@@ -68,8 +77,8 @@ def reference(smollm: Path) -> Answers:
     return answers
 
 
-def test_chunks_of_16_and_shared_prefixes(smollm: Path, reference: Answers) -> None:
-    with cluster_of(smollm, max_prefill_chunk_tokens=16) as cluster:
+def test_chunks_of_16_and_shared_prefixes(embedded_model: Path, reference: Answers) -> None:
+    with cluster_of(embedded_model, max_prefill_chunk_tokens=16) as cluster:
         first = generate_all(cluster.stub, asked())
         assert_same(first, reference)
         # Prompt in chunks of 16 ids (beside it, the other stream's), then a step for each further token.
@@ -79,25 +88,25 @@ def test_chunks_of_16_and_shared_prefixes(smollm: Path, reference: Answers) -> N
     assert all(answer.usage.cached_prompt_tokens >= 64 for answer in again)
 
 
-def test_chunks_of_64_without_prefix_reuse(smollm: Path, reference: Answers) -> None:
-    with cluster_of(smollm, max_prefill_chunk_tokens=64, prefix_reuse=False) as cluster:
+def test_chunks_of_64_without_prefix_reuse(embedded_model: Path, reference: Answers) -> None:
+    with cluster_of(embedded_model, max_prefill_chunk_tokens=64, prefix_reuse=False) as cluster:
         assert_same(generate_all(cluster.stub, asked()), reference)
 
 
-def test_preemption(smollm: Path, reference: Answers) -> None:
+def test_preemption(embedded_model: Path, reference: Answers) -> None:
     """Streams that do not fit together are computed again, and nobody can tell from the tokens."""
     prompt_tokens = reference["greedy"].usage.prompt_tokens
     # Room for the prompts of all four but not for their answers: the youngest must give way.
     room = 4 * (-(-prompt_tokens // 16) * 16 + 16) + 16
-    with cluster_of(smollm, kv_cache_tokens=room, prefix_reuse=False) as cluster:
+    with cluster_of(embedded_model, kv_cache_tokens=room, prefix_reuse=False) as cluster:
         answers = generate_all(cluster.stub, asked() + asked())
     assert_same(answers[:2], reference)
     assert_same(answers[2:], reference)
     assert sum(answer.usage.preemptions for answer in answers) > 0
 
 
-def test_two_ranks(smollm: Path, reference: Answers) -> None:
-    with cluster_of(smollm, tp=2, max_prefill_chunk_tokens=64) as cluster:
+def test_two_ranks(embedded_model: Path, reference: Answers) -> None:
+    with cluster_of(embedded_model, tp=2, max_prefill_chunk_tokens=64) as cluster:
         for expected, request in zip(reference.values(), asked(), strict=True):
             assert generate(cluster.stub, request).ids == expected.ids
         again = among_others(cluster)

@@ -94,6 +94,8 @@ def test_colliding_hashes_cost_a_hit_and_never_share_a_wrong_block(
     weak = (lambda tag, *fields: b"") if digest == b"" else (lambda tag, *fields: fields[-1])
     monkeypatch.setattr(prefix_cache, "_digest", weak)
     cache = PrefixCache(BlockPool(16, SIZE))
+    cache.release(compute(cache, [1, 2, 9]))
+    assert hits(cache, [7, 8, 9]) == [] and len(hits(cache, [1, 2, 9])) == 1
     first = compute(cache, [1, 2, 3, 4, 5])
     assert hits(cache, [7, 8, 3, 4, 5]) == []
     assert hits(cache, [1, 2, 3, 4, 5], "other") == []

@@ -43,7 +43,9 @@ def random_cache(kv_heads: int, dtype: torch.dtype = torch.float32) -> KVCache:
 def slots_of(row: PlanRow) -> Tensor:
     """The slot of every position up to the row's end."""
     places = range(row.base_length + len(row.ids))
-    return torch.tensor([row.blocks[p // BOUNDS.block_size] * BOUNDS.block_size + p % BOUNDS.block_size for p in places])
+    return torch.tensor(
+        [row.blocks[p // BOUNDS.block_size] * BOUNDS.block_size + p % BOUNDS.block_size for p in places]
+    )
 
 
 def dense_attention(q_NHD: Tensor, cache: KVCache, rows: list[PlanRow], kv_of_query: tuple[int, ...]) -> Tensor:
