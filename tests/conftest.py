@@ -1,5 +1,6 @@
 """For all tests: nothing may leak from a test module, and the embedded model is at hand."""
 
+import os
 from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 from common.errors import CheckpointError
 from common.model_store import EMBEDDED_MODEL, resolve
 from tests.support.leaks import held, leaked
+
+# Read when torch is first imported: threads that spin would starve the processes that tests start beside them.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 PATIENCE_S = 5.0
 KEPT_BY_FIXTURES = pytest.StashKey[Counter[str]]()

@@ -90,4 +90,6 @@ def merged_rows(slices: Sequence[pb.Resolved]) -> Floats:
 
 def _merged(results: Sequence[pb.StepResult], field: str, dtype: np.dtype[np.generic]) -> npt.NDArray[np.generic]:
     positions = len(results[0].raw_lse) // 4
+    if not positions:
+        return np.empty((0, 0), dtype)
     return np.concatenate([from_wire(getattr(r, field), dtype, (positions, -1), field) for r in results], axis=1)

@@ -1,0 +1,169 @@
+"""A rank as a process: when it says SERVING, and how it ends."""
+
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import grpc
+import pytest
+
+from tandem.shard.v1 import shard_service_pb2 as pb
+from tandem.shard.v1 import shard_service_pb2_grpc
+from tests.support.bad_plans import good_plan
+from tests.support.ranks import SERVING, RankProcess, rank_group, start_rank
+from tests.support.step_client import StepStream, open_sync_channel
+from tests.support.tiny_model import TinyModel
+
+# Far below the collective's timeout of a minute, far above what a busy machine needs.
+SOON_S = 15.0
+
+Start = Callable[..., RankProcess]
+
+
+@pytest.fixture
+def start(tiny_model: TinyModel) -> Iterator[Start]:
+    """Start ranks of the tiny model that are gone after the test."""
+    started = []
+    with TemporaryDirectory(prefix="tandem-") as name:
+
+        def start(rank: int = 0, tp: int = 1, model: Path = tiny_model.folder, **settings: Any) -> RankProcess:
+            started.append(start_rank(model, Path(name), rank, tp, **settings))
+            return started[-1]
+
+        yield start
+        for process in started:
+            process.kill()
+
+
+def wait_answering(rank: RankProcess) -> None:
+    """Wait until health is answered, whatever it says."""
+    deadline = time.monotonic() + 60
+    while rank.health() is None:
+        assert rank.running and time.monotonic() < deadline, rank.log
+        time.sleep(0.05)
+
+
+def get_info(rank: RankProcess) -> pb.GetInfoResponse:
+    with open_sync_channel(rank.address) as channel:
+        stub = shard_service_pb2_grpc.ShardServiceStub(channel)
+        info: pb.GetInfoResponse = stub.GetInfo(pb.GetInfoRequest(), timeout=5.0)
+        return info
+
+
+def assert_told(rank: RankProcess, text: str) -> None:
+    """One line of the log says it, and nobody has to read a traceback."""
+    (line,) = [line for line in rank.log.splitlines() if line.startswith("tandem: ")]
+    assert text in line and "Traceback" not in rank.log
+
+
+def test_serving_comes_after_loading(start: Start) -> None:
+    """A rank that waits for its peer is alive but does not serve; with the peer both do."""
+    first = start(0, 2)
+    wait_answering(first)
+    assert first.health() != SERVING
+    with pytest.raises(grpc.RpcError) as caught:
+        get_info(first)
+    assert isinstance(caught.value, grpc.Call) and caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    second = start(1, 2)
+    for rank in (first, second):
+        rank.wait_serving()
+    infos = [get_info(rank) for rank in (first, second)]
+    assert infos[0].epoch == infos[1].epoch and [info.rank for info in infos] == [0, 1]
+
+
+def test_sigterm_ends_a_serving_rank(start: Start) -> None:
+    rank = start()
+    rank.wait_serving()
+    with StepStream(rank.address) as stream:
+        stream.attach()
+        stream.run(good_plan(), 1)
+        rank.signal(signal.SIGTERM)
+        assert rank.wait(SOON_S) == 0
+    assert "stopped" in rank.log
+
+
+def test_sigterm_ends_a_rank_that_waits_for_its_peers(start: Start) -> None:
+    rank = start(0, 2)
+    wait_answering(rank)
+    time.sleep(0.5)  # into the rendezvous
+    rank.signal(signal.SIGTERM)
+    assert rank.wait(SOON_S) == 0
+
+
+def test_sigterm_ends_a_rank_that_hangs_in_a_collective(tiny_model: TinyModel) -> None:
+    with rank_group(tiny_model.folder, 2, drain_budget_s=0.5) as ranks, StepStream(ranks[0].address) as stream:
+        stream.attach()
+        stream.send(pb.RunRequest(frame=stream.frame(good_plan(), 1)))  # the other rank never gets it
+        time.sleep(0.5)
+        ranks[0].signal(signal.SIGTERM)
+        assert ranks[0].wait(SOON_S) == 0
+
+
+def test_a_rank_whose_peer_died_leaves_its_collective_and_ends(tiny_model: TinyModel) -> None:
+    with rank_group(tiny_model.folder, 2) as ranks, StepStream(ranks[0].address) as stream:
+        stream.attach()
+        stream.send(pb.RunRequest(frame=stream.frame(good_plan(), 1)))
+        time.sleep(0.5)  # the first rank is in its first collective now
+        ranks[1].signal(signal.SIGKILL)
+        with pytest.raises(grpc.RpcError) as caught:
+            stream.receive()
+        assert isinstance(caught.value, grpc.Call) and caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert ranks[0].wait(SOON_S) not in (0, -signal.SIGKILL)
+        assert_told(ranks[0], "another rank of the group was lost")
+
+
+def test_a_rank_whose_peer_died_before_the_step_ends_too(tiny_model: TinyModel) -> None:
+    with rank_group(tiny_model.folder, 2) as ranks, StepStream(ranks[1].address) as stream:
+        stream.attach()
+        ranks[0].signal(signal.SIGKILL)
+        ranks[0].wait()
+        with pytest.raises(grpc.RpcError):
+            stream.run(good_plan(), 1)
+        assert ranks[1].wait(SOON_S) > 0
+        assert_told(ranks[1], "another rank of the group was lost")
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"model": Path("/nowhere")}, "no checkpoint in /nowhere"),
+        ({"tp": 2, "rendezvous": "http://localhost:1"}, "is neither tcp://host:port nor file:///path"),
+        ({"tp": 2, "rendezvous": "file:///nowhere/x"}, "there is no folder /nowhere"),
+        ({"tp": 2, "collective_timeout_s": 1}, "2 ranks did not meet"),
+        ({"tp": 7}, "7 ranks cannot share 6 query heads"),
+        ({"rank": 1}, "rank 1 is not one of 1 ranks"),
+        ({"device": "toaster"}, "device 'toaster' cannot be used"),
+    ],
+    ids=["checkpoint", "rendezvous", "folder", "no peer", "too many ranks", "rank", "device"],
+)
+def test_what_cannot_start_ends_with_one_line(start: Start, settings: dict[str, Any], text: str) -> None:
+    rank = start(**settings)
+    assert rank.wait(SOON_S * 2) == 2
+    assert_told(rank, text)
+
+
+def test_a_busy_port_ends_with_one_line(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        rank = start(listen=address)
+        assert rank.wait(SOON_S * 2) == 2
+        assert_told(rank, f"cannot listen on {address}")
+
+
+def test_a_busy_unix_socket_stays_its_owner_s(start: Start, tiny_rank: RankProcess) -> None:
+    rank = start(listen=tiny_rank.address)
+    assert rank.wait(SOON_S * 2) == 2
+    assert_told(rank, f"cannot listen on {tiny_rank.address}")
+    assert tiny_rank.health() == SERVING
+
+
+def test_a_unix_socket_left_behind_is_taken(start: Start) -> None:
+    rank = start()
+    rank.wait_serving()
+    rank.kill()
+    again = start()
+    again.wait_serving()

