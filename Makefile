@@ -68,7 +68,7 @@ pins: ## write constraints.txt anew, with the newest packages that pyproject.tom
 	"$$folder/bin/python" -m pip install --upgrade pip setuptools && \
 	"$$folder/bin/python" -m pip install -e '.[worker,convert,dev]' $(HELD) && \
 	{ echo "# Every package of a working set-up, exactly. Written by: make pins"; \
-	  echo "# What only some builds of torch need (CUDA, ROCm) is pinned by torch itself."; \
+	  echo "# What only some builds of torch need (CUDA, ROCm) is left to the requirements of torch itself."; \
 	  "$$folder/bin/python" -m pip freeze --all --exclude-editable | sed 's/+[a-z0-9.]*$$//'; } > "$$folder/pins" && \
 	mv "$$folder/pins" constraints.txt
 

@@ -1,5 +1,7 @@
 """A rank as a process: when it says SERVING, and how it ends."""
 
+import asyncio
+import re
 import signal
 import socket
 import time
@@ -11,11 +13,14 @@ from typing import Any
 import grpc
 import pytest
 
+from common.errors import CheckpointError, SettingsError
+from shard_worker.server import serve
+from shard_worker.settings import ShardSettings
 from tandem.shard.v1 import shard_service_pb2 as pb
 from tandem.shard.v1 import shard_service_pb2_grpc
 from tests.support.bad_plans import good_plan
 from tests.support.ranks import SERVING, RankProcess, rank_group, start_rank
-from tests.support.step_client import StepStream, open_sync_channel
+from tests.support.step_client import StepGroup, StepStream, open_sync_channel
 from tests.support.tiny_model import TinyModel
 
 # Far below the collective's timeout of a minute, far above what a busy machine needs.
@@ -39,6 +44,15 @@ def start(tiny_model: TinyModel) -> Iterator[Start]:
             process.kill()
 
 
+@pytest.fixture
+def left_behind() -> Iterator[str]:
+    """A unix socket whose owner is gone: it may be taken."""
+    with TemporaryDirectory(prefix="tandem-") as name:
+        with socket.socket(socket.AF_UNIX) as owner:
+            owner.bind(f"{name}/rank.sock")
+        yield f"unix:{name}/rank.sock"
+
+
 def wait_answering(rank: RankProcess) -> None:
     """Wait until health is answered, whatever it says."""
     deadline = time.monotonic() + 60
@@ -60,9 +74,9 @@ def assert_told(rank: RankProcess, text: str) -> None:
     assert text in line and "Traceback" not in rank.log
 
 
-def test_serving_comes_after_loading(start: Start) -> None:
+def test_serving_comes_after_loading_and_sigterm_ends_it(start: Start, left_behind: str) -> None:
     """A rank that waits for its peer is alive but does not serve; with the peer both do."""
-    first = start(0, 2)
+    first = start(0, 2, listen=left_behind)
     wait_answering(first)
     assert first.health() != SERVING
     with pytest.raises(grpc.RpcError) as caught:
@@ -73,17 +87,13 @@ def test_serving_comes_after_loading(start: Start) -> None:
         rank.wait_serving()
     infos = [get_info(rank) for rank in (first, second)]
     assert infos[0].epoch == infos[1].epoch and [info.rank for info in infos] == [0, 1]
-
-
-def test_sigterm_ends_a_serving_rank(start: Start) -> None:
-    rank = start()
-    rank.wait_serving()
-    with StepStream(rank.address) as stream:
-        stream.attach()
-        stream.run(good_plan(), 1)
-        rank.signal(signal.SIGTERM)
-        assert rank.wait(SOON_S) == 0
-    assert "stopped" in rank.log
+    with StepGroup([first.address, second.address]) as group:
+        group.run(good_plan())
+        for rank in (first, second):
+            rank.signal(signal.SIGTERM)
+        for rank in (first, second):
+            assert rank.wait(SOON_S) == 0
+            assert "stopped" in rank.log
 
 
 def test_sigterm_ends_a_rank_that_waits_for_its_peers(start: Start) -> None:
@@ -94,16 +104,7 @@ def test_sigterm_ends_a_rank_that_waits_for_its_peers(start: Start) -> None:
     assert rank.wait(SOON_S) == 0
 
 
-def test_sigterm_ends_a_rank_that_hangs_in_a_collective(tiny_model: TinyModel) -> None:
-    with rank_group(tiny_model.folder, 2, drain_budget_s=0.5) as ranks, StepStream(ranks[0].address) as stream:
-        stream.attach()
-        stream.send(pb.RunRequest(frame=stream.frame(good_plan(), 1)))  # the other rank never gets it
-        time.sleep(0.5)
-        ranks[0].signal(signal.SIGTERM)
-        assert ranks[0].wait(SOON_S) == 0
-
-
-def test_a_rank_whose_peer_died_leaves_its_collective_and_ends(tiny_model: TinyModel) -> None:
+def test_a_rank_whose_peer_dies_leaves_its_collective_and_ends(tiny_model: TinyModel) -> None:
     with rank_group(tiny_model.folder, 2) as ranks, StepStream(ranks[0].address) as stream:
         stream.attach()
         stream.send(pb.RunRequest(frame=stream.frame(good_plan(), 1)))
@@ -112,58 +113,59 @@ def test_a_rank_whose_peer_died_leaves_its_collective_and_ends(tiny_model: TinyM
         with pytest.raises(grpc.RpcError) as caught:
             stream.receive()
         assert isinstance(caught.value, grpc.Call) and caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert ranks[0].wait(SOON_S) not in (0, -signal.SIGKILL)
+        assert ranks[0].wait(SOON_S) > 0
         assert_told(ranks[0], "another rank of the group was lost")
 
 
-def test_a_rank_whose_peer_died_before_the_step_ends_too(tiny_model: TinyModel) -> None:
-    with rank_group(tiny_model.folder, 2) as ranks, StepStream(ranks[1].address) as stream:
-        stream.attach()
-        ranks[0].signal(signal.SIGKILL)
-        ranks[0].wait()
-        with pytest.raises(grpc.RpcError):
-            stream.run(good_plan(), 1)
-        assert ranks[1].wait(SOON_S) > 0
-        assert_told(ranks[1], "another rank of the group was lost")
+def test_sigterm_ends_a_rank_that_hangs_and_its_peer_ends_at_its_next_step(tiny_model: TinyModel) -> None:
+    with rank_group(tiny_model.folder, 2, drain_budget_s=0.5) as ranks:
+        with StepStream(ranks[0].address) as stream:
+            stream.attach()
+            stream.send(pb.RunRequest(frame=stream.frame(good_plan(), 1)))  # the other rank never gets it
+            time.sleep(0.5)
+            ranks[0].signal(signal.SIGTERM)
+            assert ranks[0].wait(SOON_S) == 0
+        with StepStream(ranks[1].address) as stream:
+            stream.attach()
+            with pytest.raises(grpc.RpcError):
+                stream.run(good_plan(), 1)
+            assert ranks[1].wait(SOON_S) > 0
+            assert_told(ranks[1], "another rank of the group was lost")
+
+
+def test_a_missing_checkpoint_is_one_line_and_exit_2(start: Start) -> None:
+    rank = start(model=Path("/nowhere"))
+    assert rank.wait(SOON_S * 2) == 2
+    assert_told(rank, "no checkpoint in /nowhere")
 
 
 @pytest.mark.parametrize(
-    ("settings", "text"),
+    ("settings", "error", "text"),
     [
-        ({"model": Path("/nowhere")}, "no checkpoint in /nowhere"),
-        ({"tp": 2, "rendezvous": "http://localhost:1"}, "is neither tcp://host:port nor file:///path"),
-        ({"tp": 2, "rendezvous": "file:///nowhere/x"}, "there is no folder /nowhere"),
-        ({"tp": 2, "collective_timeout_s": 1}, "2 ranks did not meet"),
-        ({"tp": 7}, "7 ranks cannot share 6 query heads"),
-        ({"rank": 1}, "rank 1 is not one of 1 ranks"),
-        ({"device": "toaster"}, "device 'toaster' cannot be used"),
+        ({"model": "/nowhere"}, CheckpointError, "no checkpoint in /nowhere"),
+        ({"tp": 2, "rendezvous": "http://localhost:1"}, SettingsError, "neither tcp://host:port nor file:///path"),
+        ({"tp": 2, "rendezvous": "file:///nowhere/x"}, SettingsError, "there is no folder /nowhere"),
+        ({"tp": 7}, CheckpointError, "7 ranks cannot share 6 query heads"),
+        ({"rank": 1}, CheckpointError, "rank 1 is not one of 1 ranks"),
+        ({"device": "toaster"}, SettingsError, "device 'toaster' cannot be used"),
     ],
-    ids=["checkpoint", "rendezvous", "folder", "no peer", "too many ranks", "rank", "device"],
 )
-def test_what_cannot_start_ends_with_one_line(start: Start, settings: dict[str, Any], text: str) -> None:
-    rank = start(**settings)
-    assert rank.wait(SOON_S * 2) == 2
-    assert_told(rank, text)
+def test_what_cannot_start_says_why(
+    tiny_model: TinyModel, settings: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    with TemporaryDirectory(prefix="tandem-") as name, pytest.raises(error, match=re.escape(text)):
+        listen = f"unix:{name}/rank.sock"
+        asyncio.run(serve(ShardSettings(**({"model": tiny_model.folder, "listen": listen, "threads": 1} | settings))))
 
 
-def test_a_busy_port_ends_with_one_line(start: Start) -> None:
+def test_a_busy_port_is_refused(tiny_model: TinyModel) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        rank = start(listen=address)
-        assert rank.wait(SOON_S * 2) == 2
-        assert_told(rank, f"cannot listen on {address}")
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(SettingsError, match=f"cannot listen on {listen}"):
+            asyncio.run(serve(ShardSettings(model=tiny_model.folder, listen=listen)))
 
 
-def test_a_busy_unix_socket_stays_its_owner_s(start: Start, tiny_rank: RankProcess) -> None:
-    rank = start(listen=tiny_rank.address)
-    assert rank.wait(SOON_S * 2) == 2
-    assert_told(rank, f"cannot listen on {tiny_rank.address}")
+def test_a_busy_unix_socket_stays_its_owner_s(tiny_model: TinyModel, tiny_rank: RankProcess) -> None:
+    with pytest.raises(SettingsError, match=f"cannot listen on {tiny_rank.address}"):
+        asyncio.run(serve(ShardSettings(model=tiny_model.folder, listen=tiny_rank.address)))
     assert tiny_rank.health() == SERVING
-
-
-def test_a_unix_socket_left_behind_is_taken(start: Start) -> None:
-    rank = start()
-    rank.wait_serving()
-    rank.kill()
-    again = start()
-    again.wait_serving()

@@ -10,7 +10,6 @@ import pytest
 from common.step_protocol import PROTOCOL_VERSION, plan_hash, ran_hash
 from shard_worker.plan import Bounds
 from tandem.shard.v1 import shard_service_pb2 as pb
-from tests.shard_worker.conftest import RANK_MAX_STEP_TOKENS
 from tests.support.bad_plans import bad_rows, bad_sequences, good_plan
 from tests.support.plans import PlanRow, make_plan, merged_greedy, merged_rows
 from tests.support.ranks import SERVING, RankProcess
@@ -18,7 +17,7 @@ from tests.support.reference import reference_logits
 from tests.support.step_client import StepGroup, StepStream, refusal_reason
 from tests.support.tiny_model import TinyModel
 
-BOUNDS = Bounds(256, block_size=16, vocabulary_size=263, context_length=1024, max_step_tokens=RANK_MAX_STEP_TOKENS)
+BOUNDS = Bounds(256, block_size=16, vocabulary_size=263, context_length=1024, max_step_tokens=64)
 BAD_PLANS = bad_rows(BOUNDS) | bad_sequences()
 PLAN = good_plan()
 NEXT = make_plan([PlanRow(1, 5, [10], [3], sampled=1)])

@@ -71,11 +71,11 @@ class StepStream:
         }
         return self.exchange(pb.RunRequest(attach=pb.Attach(**(fields | changes)))).attached
 
-    def run(self, plan: pb.Plan | bytes, step: int, **changes: Any) -> pb.StepResult:
+    def run(self, plan: pb.Plan | bytes, step: int, /, **changes: Any) -> pb.StepResult:
         """Run a plan as this step, or with some of the frame's fields changed."""
         return self.exchange(pb.RunRequest(frame=self.frame(plan, step, **changes))).result
 
-    def frame(self, plan: pb.Plan | bytes, step: int, **changes: Any) -> pb.Frame:
+    def frame(self, plan: pb.Plan | bytes, step: int, /, **changes: Any) -> pb.Frame:
         """Return the frame of a plan, with some fields changed."""
         data = plan if isinstance(plan, bytes) else plan.SerializeToString()
         digest = plan_hash(self.info.epoch, step, data)

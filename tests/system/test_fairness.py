@@ -1,8 +1,12 @@
 """Many streams together are faster than one after the other, and a long prompt does not hold the others up."""
 
 import threading
+import time
+from contextlib import suppress
 from itertools import pairwise
 from statistics import median
+
+import grpc
 
 from tandem.v1 import inference_service_pb2 as pb
 from tests.support.answers import Answer, generate, generate_all, text_request
@@ -51,11 +55,33 @@ def test_a_long_prompt_slows_others_by_a_factor_at_most(smollm_cluster: Cluster)
 
 def slowdown(cluster: Cluster, attempt: int) -> float:
     """Return how many times longer a running stream's tokens take while an attacker's prompt is prefilled."""
-    victim_events = cluster.stub.Generate(text_request(f"Victim {attempt}", 4_000), timeout=120)
-    attacker: list[Answer] = []
+    arrivals_s: list[float] = []
+    enough = threading.Event()
+    victim = cluster.stub.Generate(text_request(f"Victim {attempt}", 2_000), timeout=300)
+
+    def read() -> None:
+        with suppress(grpc.RpcError):  # it is cancelled in the end
+            for event in victim:
+                arrivals_s.extend([time.perf_counter()] * len(event.delta.token_ids))
+                if len(arrivals_s) >= NUM_TOKENS:
+                    enough.set()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert enough.wait(60)
+    began_s = time.perf_counter()
     prompt = [100 + (index * (attempt + 7)) % 20_000 for index in range(ATTACKER_TOKENS)]
     stops = pb.StoppingParams(max_tokens=1, ignore_eos=True)
-    request = pb.GenerateRequest(token_ids=pb.TokenIds(ids=prompt), stopping=stops)
-    attack = threading.Thread(target=lambda: attacker.append(generate(cluster.stub, request)))
-    alone_s, beside_s = [], []
-    return 0.0
+    attacker = generate(cluster.stub, pb.GenerateRequest(token_ids=pb.TokenIds(ids=prompt), stopping=stops))
+    victim.cancel()
+    reader.join()
+    gaps = [(before, after - before) for before, after in pairwise(arrivals_s)]
+    alone_s = [gap for start, gap in gaps if start + gap < began_s]
+    beside_s = [gap for start, gap in gaps if start > began_s and start + gap < attacker.arrivals_s[0]]
+    assert len(beside_s) >= 5, "the prompt was read before it could disturb anybody"
+    print(
+        f"alone {median(alone_s) * 1e3:.1f} ms, beside {median(beside_s) * 1e3:.1f} ms per token "
+        f"(worst {max(beside_s) * 1e3:.1f}); the prompt took {attacker.arrivals_s[0] - began_s:.1f} s "
+        f"in {attacker.finished.timings.steps} steps"
+    )
+    return median(beside_s) / median(alone_s)

@@ -1,0 +1,64 @@
+"""Loading: each rank reads its own slices, all ranks together the whole, and types are as promised."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from shard_worker.checkpoint.layout import expected_tensors
+from shard_worker.checkpoint.reader import CheckpointReader
+from shard_worker.model.attention import fast_attention
+from shard_worker.model.llama import Llama
+from shard_worker.model.weights import load_model
+from shard_worker.parallel import RankGroup
+from shard_worker.partition import partition
+from tests.support.tiny_model import TinyModel, TinyShape, make_tiny_model
+
+
+class CountingSource:
+    """A reader that counts how many elements of each tensor were asked for."""
+
+    def __init__(self, reader: CheckpointReader) -> None:
+        self._reader = reader
+        self.elements: dict[str, int] = {}
+
+    def read(self, name: str, dim: int | None = None, start: int = 0, stop: int | None = None) -> Tensor:
+        tensor = self._reader.read(name, dim, start, stop)
+        self.elements[name] = self.elements.get(name, 0) + tensor.numel()
+        return tensor
+
+    def finish(self) -> None:
+        self._reader.finish()
+
+
+def load(model: TinyModel, rank: int, tp: int, dtype: torch.dtype = torch.float32) -> tuple[Llama, dict[str, int]]:
+    source = CountingSource(CheckpointReader(model.folder))
+    arch = CheckpointReader(model.folder).manifest.architecture
+    part, group = partition(arch, rank, tp), RankGroup(rank, tp, epoch=1)
+    loaded = load_model(source, arch, part, group, fast_attention, dtype, torch.device("cpu"))
+    return loaded, source.elements
+
+
+@pytest.mark.parametrize("tp", [1, 2, 3])
+def test_matrices_are_read_once_over_all_ranks_and_norms_by_each(tiny_model: TinyModel, tp: int) -> None:
+    arch = CheckpointReader(tiny_model.folder).manifest.architecture
+    read = [load(tiny_model, rank, tp)[1] for rank in range(tp)]
+    for name, spec in expected_tensors(arch, "float32").items():
+        whole = torch.Size(spec.shape).numel()
+        assert sum(elements[name] for elements in read) == (whole * tp if len(spec.shape) == 1 else whole), name
+
+
+def test_norms_and_head_are_float32_and_the_rest_is_not(tiny_model: TinyModel) -> None:
+    model, _ = load(tiny_model, 0, 1, torch.bfloat16)
+    wide = {name for name, parameter in model.named_parameters() if parameter.dtype == torch.float32}
+    assert wide == {name for name, _ in model.named_parameters() if "norm" in name or name.startswith("head")}
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_tied_head_is_the_embedding(tmp_path_factory: pytest.TempPathFactory) -> None:
+    tied = make_tiny_model(tmp_path_factory.mktemp("tied"), TinyShape(tied=True))
+    model, _ = load(tied, 0, 1)
+    assert torch.equal(model.head.weight, model.embedding.weight)
+    # In float32 one tensor is both; a second would take as much memory again.
+    assert model.head.weight.data_ptr() == model.embedding.weight.data_ptr()
+    rounded, _ = load(tied, 0, 1, torch.bfloat16)
+    assert torch.equal(rounded.head.weight, rounded.embedding.weight.float())
