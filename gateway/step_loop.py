@@ -93,7 +93,7 @@ class StepLoop:
 
     async def _attach(self) -> ShardGroup:
         """Try until all ranks are there; log each new reason why they are not."""
-        told = ""
+        told: set[str] = set()
         while True:
             try:
                 group = await ShardGroup.attach(
@@ -101,8 +101,9 @@ class StepLoop:
                 )
                 self._take(group.info)
             except TandemError as error:
-                if str(error) != told:
-                    log.info("waiting for the ranks: %s", told := str(error))
+                if str(error) not in told:
+                    told.add(str(error))
+                    log.info("waiting for the ranks: %s", error)
                 await asyncio.sleep(ATTACH_PAUSE_S)
             else:
                 log.info("attached to %d ranks, %d KV blocks", len(group.info.ranks), group.info.num_blocks)

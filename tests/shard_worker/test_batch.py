@@ -48,7 +48,9 @@ def test_every_token_has_its_id_position_and_slot(rows: list[PlanRow]) -> None:
 @settings(max_examples=60, deadline=None)
 @given(ragged())
 def test_sampled_tokens_come_before_scored_ones(rows: list[PlanRow]) -> None:
-    sampled, scored, end = [], [], 0
+    sampled: list[int] = []
+    scored: list[int] = []
+    end = 0
     for row in rows:
         end += len(row.ids)
         sampled += range(end - row.sampled, end)

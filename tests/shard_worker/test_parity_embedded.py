@@ -48,7 +48,7 @@ PROMPTS = {
     "numbers": "3.14159265358979323846264338327950288419716939937510 2 4 8 16 32 64",
     "whitespace": "a  b   c\t\td\n\n\n    e\r\n        f",
     "only spaces": "       ",
-    "repetition": "no " * 90,
+    "repetition": "again and again and again, " * 15,
     "latin": "Gallia est omnia divisa in partes tres, quarum unam incolunt Belgae,",
     "shouting": "WARNING!!! DO NOT — under ANY circumstances — press the “red” button…",
     "letter": STORY * 6 + "One night,",

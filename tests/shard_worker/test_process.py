@@ -154,8 +154,8 @@ def test_what_cannot_start_says_why(
     tiny_model: TinyModel, settings: dict[str, Any], error: type[Exception], text: str
 ) -> None:
     with TemporaryDirectory(prefix="tandem-") as name, pytest.raises(error, match=re.escape(text)):
-        listen = f"unix:{name}/rank.sock"
-        asyncio.run(serve(ShardSettings(**({"model": tiny_model.folder, "listen": listen, "threads": 1} | settings))))
+        defaults = {"model": tiny_model.folder, "listen": f"unix:{name}/rank.sock", "threads": 1}
+        asyncio.run(serve(ShardSettings.model_validate(defaults | settings)))
 
 
 def test_a_busy_port_is_refused(tiny_model: TinyModel) -> None:

@@ -47,7 +47,7 @@ class LocalRanks:
         self._threads = ThreadPoolExecutor(max_workers=tp)
         self._barrier = threading.Barrier(tp)
         parts: list[Tensor | None] = [None] * tp
-        defaults = {"dtype": "float32", "threads": 1, "kv_cache_tokens": 4096, "block_size_tokens": 16}
+        defaults: dict[str, Any] = {"dtype": "float32", "threads": 1, "kv_cache_tokens": 4096, "block_size_tokens": 16}
 
         def load(rank: int) -> Engine:
             group = ThreadGroup(rank, parts, self._barrier)

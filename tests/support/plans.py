@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -88,7 +89,7 @@ def merged_rows(slices: Sequence[pb.Resolved]) -> Floats:
     return np.concatenate(rows)
 
 
-def _merged(results: Sequence[pb.StepResult], field: str, dtype: np.dtype[np.generic]) -> npt.NDArray[np.generic]:
+def _merged(results: Sequence[pb.StepResult], field: str, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     positions = len(results[0].raw_lse) // 4
     if not positions:
         return np.empty((0, 0), dtype)

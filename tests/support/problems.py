@@ -23,10 +23,10 @@ class Problem:
     retry_after_s: float | None = None
 
 
-def problem_of(call: Callable[[], Any]) -> Problem:
+def problem_of(call: Callable[..., object], *arguments: Any) -> Problem:
     """Make a call that must fail, and return what it failed with; checks that the details fit the status."""
     with pytest.raises(grpc.RpcError) as caught:
-        call()
+        call(*arguments)
     return read_problem(caught.value)
 
 

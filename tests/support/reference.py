@@ -45,7 +45,8 @@ def load_reference(folder: Path) -> LlamaForCausalLM:
     # Buffers are not part of a state dict: make the rope's frequencies anew, off the meta device.
     model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
     model.load_state_dict(weights, strict=True, assign=True)
-    return model.eval()
+    model.train(False)
+    return model
 
 
 @torch.inference_mode()

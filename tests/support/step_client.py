@@ -63,7 +63,7 @@ class StepStream:
 
     def attach(self, **changes: Any) -> pb.GetInfoResponse:
         """Attach with the highest fence so far, or with some fields changed."""
-        fields = {
+        fields: dict[str, Any] = {
             "protocol_version": PROTOCOL_VERSION,
             "epoch": self.info.epoch,
             "fence": time.time_ns(),
@@ -79,7 +79,7 @@ class StepStream:
         """Return the frame of a plan, with some fields changed."""
         data = plan if isinstance(plan, bytes) else plan.SerializeToString()
         digest = plan_hash(self.info.epoch, step, data)
-        fields = {"epoch": self.info.epoch, "step": step, "plan_hash": digest, "plan": data}
+        fields: dict[str, Any] = {"epoch": self.info.epoch, "step": step, "plan_hash": digest, "plan": data}
         return pb.Frame(**(fields | changes))
 
     def close(self) -> None:

@@ -106,4 +106,5 @@ def _random_model(shape: TinyShape, seed: int) -> LlamaForCausalLM:
         for parameter in model.parameters():
             if parameter.dim() == 1:  # a norm's weight, which starts as ones and would hide a missing load
                 torch.nn.init.uniform_(parameter, 0.5, 1.5)
-    return model.float().eval()
+    model.train(False)
+    return model

@@ -1,7 +1,7 @@
 """Clusters that several tests share: each is started once, and a failing test shows its log."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -35,9 +35,9 @@ def smollm_cluster(embedded_model: Path) -> Iterator[Cluster]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Add the logs of the clusters that a failing test used to its report."""
-    report: pytest.TestReport = yield
+    report = yield
     if report.failed and report.when != "teardown":  # the cluster may be gone by then
         for value in getattr(item, "funcargs", {}).values():
             if isinstance(value, Cluster):

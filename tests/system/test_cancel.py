@@ -99,8 +99,7 @@ def test_a_client_that_vanishes_is_given_up(tmp_path: Path) -> None:
             answer = generate(cluster.stub, whole_pool_request(max_tokens=1))
         finally:
             client.kill()
-            client.wait()
-            client.stdout.close()
+            client.communicate()
         waited_s = answer.finished.timings.queue_ns * 1e-9
         assert 1.0 < waited_s < VANISHED_WITHIN_S
         assert waited_s < 1500 * per_token_s, "the stream ended by itself"

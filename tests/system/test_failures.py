@@ -59,7 +59,7 @@ def test_sigterm_lets_a_stream_finish_and_refuses_new_ones(tiny_model: TinyModel
             cluster.terminate()
             while "draining" not in cluster.log:
                 time.sleep(0.005)
-            problem = problem_of(lambda: generate(cluster.stub, text_request("too late", 1)))
+            problem = problem_of(generate, cluster.stub, text_request("too late", 1))
             assert not rest.done(), "the stream ended before the new request was refused"
             answer = rest.result(60)
         assert (problem.code, problem.reason) == (UNAVAILABLE, "UNAVAILABLE") and problem.retry_after_s
@@ -88,11 +88,11 @@ def test_overload_is_refused_at_once(tiny_model: TinyModel) -> None:
             time.sleep(0.5)
             for _ in range(5):
                 began_s = time.monotonic()
-                problem = problem_of(lambda: generate(cluster.stub, text_request("too many", 4)))
+                problem = problem_of(generate, cluster.stub, text_request("too many", 4))
                 assert time.monotonic() - began_s < 1.0
                 assert (problem.code, problem.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
                 assert problem.retry_after_s
-            score = problem_of(lambda: cluster.stub.Score(pb.ScoreRequest(text="too many")))
+            score = problem_of(cluster.stub.Score, pb.ScoreRequest(text="too many"))
             assert score.code is grpc.StatusCode.RESOURCE_EXHAUSTED and score.retry_after_s
             for stream in running:
                 stream.cancel()

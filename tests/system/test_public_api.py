@@ -68,7 +68,7 @@ def test_health(tiny_cluster: Cluster) -> None:
         watch = health.Watch(health_pb2.HealthCheckRequest(service=service))
         assert next(watch).status == 1
         watch.cancel()
-    unknown = problem_of(lambda: health.Check(health_pb2.HealthCheckRequest(service="nothing")))
+    unknown = problem_of(health.Check, health_pb2.HealthCheckRequest(service="nothing"))
     assert unknown.code is grpc.StatusCode.NOT_FOUND
 
 

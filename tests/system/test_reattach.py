@@ -111,9 +111,7 @@ def test_streams_go_on_when_killed_ranks_come_back(tiny_model: TinyModel, tp: in
             there.ranks[-1].signal(signal.SIGKILL)
             gateway.wait_serving(False)
             assert_unavailable(gateway)
-            for rank in there.ranks[:-1]:
-                assert rank.wait() != 0  # it lost its peer in mid-step and says so
-            there.end_ranks()
+            there.end_ranks()  # a rank that waited between two steps does not know yet
             there.start_ranks()
 
         answers = there.streams_disturbed_by(kill_and_restart)

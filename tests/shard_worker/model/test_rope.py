@@ -32,8 +32,7 @@ def test_rotation_is_that_of_transformers(scaling: RopeScaling | None, head_dim:
     x_NHD = torch.randn(len(POSITIONS), 4, head_dim)
     cos, sin = LlamaRotaryEmbedding(config)(x_NHD, POSITIONS[None])
     expected, _ = apply_rotary_pos_emb(x_NHD.transpose(0, 1)[None], x_NHD.transpose(0, 1)[None], cos, sin)
-    # transformers' angles are float32: at position 4095 they are off by about 2e-4.
-    torch.testing.assert_close(rotate(x_NHD, *table(POSITIONS)), expected[0].transpose(0, 1), atol=2e-3, rtol=0)
+    torch.testing.assert_close(rotate(x_NHD, *table(POSITIONS)), expected[0].transpose(0, 1), atol=1e-6, rtol=1e-6)
 
 
 def test_llama3_scaling_keeps_short_waves_and_stretches_long_ones() -> None:
