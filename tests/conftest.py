@@ -16,20 +16,33 @@ from tests.support.leaks import held, leaked
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 PATIENCE_S = 5.0
-KEPT_BY_FIXTURES = pytest.StashKey[Counter[str]]()
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup(
-    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
-) -> Generator[None, object, object]:
-    """Note what fixtures hold that outlive the module that asked for them first."""
-    if fixturedef.scope not in ("session", "package"):
-        return (yield)
-    before = held()
-    value = yield
-    request.config.stash.setdefault(KEPT_BY_FIXTURES, Counter()).update(held() - before)
-    return value
+class FixtureWatch:
+    """Notes what fixtures hold that outlive the module that asked for them first.
+
+    A plugin of its own: pytest does not call the hooks of a conftest below its root for session fixtures.
+    """
+
+    def __init__(self) -> None:
+        self.kept = Counter[str]()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
+        if fixturedef.scope not in ("session", "package"):
+            return (yield)
+        before = held()
+        value = yield
+        self.kept |= held() - before
+        return value
+
+
+FIXTURE_WATCH = pytest.StashKey[FixtureWatch]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[FIXTURE_WATCH] = watch = FixtureWatch()
+    config.pluginmanager.register(watch)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,8 +50,8 @@ def nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail the module that leaves a non-daemon thread, a child process or an open file, socket or pipe behind."""
     before = held()
     yield
-    kept = request.config.stash.get(KEPT_BY_FIXTURES, Counter())
-    if left := leaked(before + kept, PATIENCE_S):
+    kept = request.config.stash[FIXTURE_WATCH].kept
+    if left := leaked(before | kept, PATIENCE_S):
         pytest.fail("left behind by this module:\n  " + "\n  ".join(left), pytrace=False)
 
 

@@ -85,27 +85,24 @@ def kept(tmp_path_factory):
     with (tmp_path_factory.mktemp("kept") / "of_the_session").open("w") as file:
         yield file
 
+def test_comes_before_the_session_fixture():
+    pass
+
 def test_opens(kept, request, tmp_path):
     request.config.stash[pytest.StashKey()] = (tmp_path / "forgotten").open("w")
 """
 
 
 def test_a_leaky_module_fails_and_a_session_fixture_is_no_leak(tmp_path: Path) -> None:
-    (tmp_path / "hasty.py").write_text("import tests.conftest\ntests.conftest.PATIENCE_S = 0.0\n")
-    (tmp_path / "test_leaky.py").write_text(LEAKY_MODULE)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "tests.conftest",
-        "-p",
-        "hasty",
-        f"--rootdir={tmp_path}",
-        str(tmp_path),
-    ]
-    environ = os.environ | {"PYTHONPATH": f"{Path(__file__).parents[1]}:{tmp_path}"}
+    root = Path(__file__).parents[1]
+    folder = tmp_path / "leaky"  # a conftest below pytest's root, as here
+    folder.mkdir()
+    conftest = (root / "tests" / "conftest.py").read_text()
+    (folder / "conftest.py").write_text(re.sub("^PATIENCE_S = .*", "PATIENCE_S = 0.0", conftest, flags=re.MULTILINE))
+    (folder / "test_leaky.py").write_text(LEAKY_MODULE)
+    command = [sys.executable, "-m", "pytest", "--import-mode=importlib", f"--rootdir={tmp_path}", str(folder)]
+    environ = os.environ | {"PYTHONPATH": f"{root}:{root / 'proto'}"}
     result = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
-    assert "1 passed, 1 error" in result.stdout, result.stdout + result.stderr
+    assert "2 passed, 1 error" in result.stdout, result.stdout + result.stderr
     (report,) = re.findall(r"left behind by this module:\n((?:  .+\n)+)", result.stdout)
     assert re.fullmatch(r"  descriptor .+/forgotten\n", report)
