@@ -1,15 +1,15 @@
 """The error tree. What is raised here is understood everywhere; `common.status` turns it into gRPC statuses.
 
-    TandemError
-    ├── InvalidRequest        a field of a request is at fault
-    ├── NotFound              the named model is not served
-    ├── Overloaded            a bound is reached; waiting helps
-    ├── Unavailable           the service, or the rank group behind it, cannot serve now
-    ├── DeadlineExceeded      the call's own deadline passed
-    ├── Refused               a peer of the step stream broke its protocol
-    ├── RequestFailed         this one request cannot go on (its logits are not finite, say)
-    ├── SettingsError         flags, environment or YAML do not make valid settings
-    └── CheckpointError       a model directory is not what it says it is
+TandemError
+├── InvalidRequest        a field of a request is at fault
+├── NotFound              the named model is not served
+├── Overloaded            a bound is reached; waiting helps
+├── Unavailable           the service, or the rank group behind it, cannot serve now
+├── DeadlineExceeded      the call's own deadline passed
+├── Refused               a peer of the step stream broke its protocol
+├── RequestFailed         this one request cannot go on (its logits are not finite, say)
+├── SettingsError         flags, environment or YAML do not make valid settings
+└── CheckpointError       a model directory is not what it says it is
 """
 
 

@@ -21,9 +21,7 @@ def mapped_files() -> set[str]:
 def hand_written_files() -> set[str]:
     """Return the paths of all sources that a person wrote."""
     sources = (path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.suffix in (".py", ".proto"))
-    return {
-        str(path.relative_to(ROOT)) for path in sources if path.name != "__init__.py" and "_pb2" not in path.name
-    }
+    return {str(path.relative_to(ROOT)) for path in sources if path.name != "__init__.py" and "_pb2" not in path.name}
 
 
 def test_the_map_is_complete() -> None:

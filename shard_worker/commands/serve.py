@@ -22,8 +22,8 @@ def serve(config: Path | None, log_level: str, **flags: object) -> None:
     """
     settings = resolve(ShardSettings, "TANDEM_SHARD", flags, os.environ, config)
     set_up_logging(f"rank-{settings.rank}", log_level)
-    # OpenMP reads it when torch is imported. Threads that spin between operators starve whoever shares the cores: beside
-    # four busy processes on two cores a step of SmolLM2 took 450 ms spinning and 61 ms sleeping.
+    # OpenMP reads it when torch is imported. Threads that spin between operators starve whoever shares the cores:
+    # beside four busy processes on two cores a token of SmolLM2 took 400 ms spinning and 61 ms sleeping.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from shard_worker.server import serve as run  # torch is slow to import, and --help does not need it
 

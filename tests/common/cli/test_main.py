@@ -1,6 +1,7 @@
 """The frame: quick and light help, suggestions, exit codes."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -93,7 +94,7 @@ def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 
 def test_a_closed_stdout_is_no_error_message() -> None:
-    command_line = " ".join([sys.executable, "-m", "common.cli.main", "--help", "|", "true"])
+    command_line = f"{shlex.join(TANDEM)} --help | true"
     result = subprocess.run(command_line, shell=True, capture_output=True, text=True, timeout=30, check=False)
     assert result.stderr == ""
 
