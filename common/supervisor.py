@@ -12,6 +12,8 @@ from common.supervisor_child import Child, ChildCommand
 
 T = TypeVar("T")
 
+BROKEN_STOP_BUDGET_S = 2.0
+
 log = logging.getLogger(__name__)
 
 
@@ -58,6 +60,7 @@ class Supervisor:
         self._stages = stages
         self._running: list[list[Child]] = []
         self._stop_asked = asyncio.Event()
+        self._broken = False
 
     @property
     def children(self) -> list[Child]:
@@ -79,7 +82,10 @@ class Supervisor:
                 raise Stopped
             for end, child in ends.items():
                 if end.done():
-                    raise ChildEnded(f"{child.name} ended unexpectedly, {_exit_text(end.result())}")
+                    self._broken = True
+                    message = f"{child.name} ended unexpectedly, {_exit_text(end.result())}"
+                    log.error("%s: ending all", message)
+                    raise ChildEnded(message)
             return task.result()
         finally:
             for pending in (task, stop, *ends):
@@ -95,9 +101,13 @@ class Supervisor:
                 self._running[-1].append(await Child.start(command))
 
     async def stop(self) -> None:
-        """Stop the last stage first; return when no child is left."""
+        """Stop the last stage first; return when no child is left.
+
+        When a child has ended by itself the others get little time: they would drain for a peer that is gone.
+        """
         for stage, children in reversed(list(zip(self._stages, self._running, strict=False))):
-            await asyncio.gather(*(child.stop(stage.stop_budget_s) for child in children))
+            budget_s = min(stage.stop_budget_s, BROKEN_STOP_BUDGET_S) if self._broken else stage.stop_budget_s
+            await asyncio.gather(*(child.stop(budget_s) for child in children))
 
     def on_signal(self) -> None:
         """Ask for the end; the second time, kill everything."""

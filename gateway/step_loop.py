@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import time
+from collections import Counter
+from collections.abc import Iterable
 
-from common.errors import Refused, TandemError, Unavailable
+from common.errors import Refused, RequestFailed, TandemError, Unavailable
 from common.health import HealthBoard
 from gateway.decision import Decision, Job
 from gateway.frames import encode_plan
@@ -19,6 +21,7 @@ from gateway.shard_group import GroupInfo, ShardGroup
 from gateway.waterfall import RankTimes, StepTimes
 
 ATTACH_PAUSE_S = 0.1
+MAX_CRASHES = 3
 log = logging.getLogger(__name__)
 
 
@@ -37,6 +40,7 @@ class StepLoop:
         self._group: ShardGroup | None = None
         self._draining = False
         self._jobs: dict[Sequence, Job] = {}
+        self._crashes: Counter[Sequence] = Counter()  # lost steps in a row that held the sequence
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -143,7 +147,12 @@ class StepLoop:
         decision = Decision(plan, jobs, group)
         data = encode_plan(plan, decision.lengths)
         sent_ns = time.perf_counter_ns()
-        results = await group.run(data)
+        try:
+            results = await group.run(data)
+        except Unavailable:
+            self._blame(jobs)
+            raise
+        self._crashes.clear()
         answered_ns = time.perf_counter_ns()
         outcomes = await decision.decide(results)
         for failed in decision.failed:
@@ -159,6 +168,16 @@ class StepLoop:
         for job in jobs:
             if job is not None:
                 job.waterfall.add_step(times, decided_ns - answered_ns)
+
+    def _blame(self, jobs: Iterable[Job | None]) -> None:
+        """Fail the requests that were in every one of the last lost steps: one of them may be what kills the ranks."""
+        for job in jobs:
+            if job is None:
+                continue
+            self._crashes[job.sequence] += 1
+            if self._crashes[job.sequence] >= MAX_CRASHES:
+                job.fail(RequestFailed(f"the ranks were lost {MAX_CRASHES} times in a row while computing it"))
+                self.cancel(job)
 
     def _make_scheduler(self, info: GroupInfo) -> Scheduler:
         settings = self._settings

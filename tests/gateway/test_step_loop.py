@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from common.arrays import I32, from_wire
 from common.errors import Overloaded, RequestFailed, Unavailable
 from common.health import HealthBoard
 from gateway.generation import Generation
@@ -202,3 +203,29 @@ def test_what_does_not_fit_a_smaller_group_fails() -> None:
             assert await read_ids(small) == counting(21, 3)
 
     run(test)
+
+
+def test_a_request_that_kills_the_ranks_is_not_tried_for_ever() -> None:
+    killer = 5
+
+    async def test() -> None:
+        async with loop_of_one() as (rank, loop, _):
+
+            async def die_of_the_killer(answer: pb.RunResponse) -> pb.RunResponse | None:
+                ids = from_wire(rank.plans[-1].token_ids, I32, (-1,), "token_ids").tolist() if rank.plans else []
+                return None if answer.HasField("result") and killer in ids else answer
+
+            rank.tamper = die_of_the_killer
+            with pytest.raises(RequestFailed, match="3 times in a row"):
+                await run_all(loop, make_generation([1, killer], 4))
+            await until(lambda: is_attached(loop))
+            assert await run_all(loop, make_generation([20], 4)) == [counting(20, 4)]
+
+    run(test)
+
+
+def is_attached(loop: StepLoop) -> bool:
+    try:
+        return bool(loop.group.ranks)
+    except Unavailable:
+        return False
