@@ -32,6 +32,7 @@ COMMANDS = {
     "random-init": LazyCommand(
         "shard_worker.commands.random_init:random_init", "Make a checkpoint of random weights, for speed."
     ),
+    "bench": LazyCommand("common.commands.bench.command:bench", "Measure speed through the public API."),
     "doctor": LazyCommand("common.commands.doctor:doctor", "Check whether this machine can serve."),
 }
 
