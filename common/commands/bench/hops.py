@@ -12,10 +12,12 @@ from tandem.v1.inference_service_pb2 import RankTimings, Timings
 class Hops:
     """Mean times of one step, ms. The rank's own are those of the rank that took longest.
 
-    They add up to less than the time between steps where nothing runs, and to more where steps overlap.
+    `wall_ms` is the time from one step to the next. The others add up to less where the request's turn has not come,
+    and to more where steps overlap.
     """
 
     steps: float
+    wall_ms: float
     plan_ms: float
     wire_ms: float
     queue_ms: float
@@ -52,6 +54,7 @@ def mean_hops(timings: Sequence[Timings]) -> Hops:
 
     return Hops(
         steps=steps / max(1, len(timings)),
+        wall_ms=per_step_ms(*(t.prefill_ns + t.decode_ns for t in timings)),
         plan_ms=per_step_ms(*(t.hops.plan_ns for t in timings)),
         wire_ms=per_step_ms(*(t.hops.wire_ns for t in timings)),
         queue_ms=per_step_ms(*(rank.queue_ns for rank in ranks)),

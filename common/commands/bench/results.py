@@ -81,6 +81,11 @@ class Results:
     comparison: Comparison | None
 
     @property
+    def single_stream_load(self) -> LoadResult | None:
+        """The closed loop of one stream, if it was run."""
+        return next((load for load in self.loads if load.loop == "closed" and load.offered == 1), None)
+
+    @property
     def weight_bytes_per_token(self) -> float | None:
         """Bytes of weights read for each token of a single stream."""
         if self.weight_bytes_per_step is None or self.single_stream is None:

@@ -33,14 +33,18 @@ async def run(gateway: Gateway, plan: Plan, peak_gb_per_s: float | None) -> Resu
 
     Raises what `measure` and `running_stack` raise.
     """
-    on_cpu = gateway.flags["device"] in (None, "cpu")
-    probing = peak_gb_per_s is None and on_cpu
+    settings = None
+    if gateway.address is None:
+        settings = resolve(UpSettings, "TANDEM_UP", {**gateway.flags, "listen": "127.0.0.1:0"}, os.environ)
+    device = gateway.flags["device"] if settings is None else settings.device
+    probing = peak_gb_per_s is None and device in (None, "cpu")
     bandwidth = await measure_bandwidth() if probing else None
-    if gateway.address is not None:
-        measured, memory = await _running(gateway.address, plan), dict[str, int]()
-        named = gateway.flags["model"]
+    if settings is None:
+        assert gateway.address is not None
+        measured, memory, named = await _running(gateway.address, plan), dict[str, int](), gateway.flags["model"]
     else:
-        measured, memory, named = await _own(gateway.flags, plan)
+        measured, memory = await _own(settings, plan)
+        named = settings.model
     if bandwidth is not None:
         bandwidth = bandwidth.better(await measure_bandwidth())
     assert named is None or isinstance(named, str)
@@ -52,11 +56,10 @@ async def _running(address: str, plan: Plan) -> Measured:
         return await measure(client, plan)
 
 
-async def _own(flags: Mapping[str, object], plan: Plan) -> tuple[Measured, dict[str, int], str]:
-    settings = resolve(UpSettings, "TANDEM_UP", {**flags, "listen": "127.0.0.1:0"}, os.environ)
+async def _own(settings: UpSettings, plan: Plan) -> tuple[Measured, dict[str, int]]:
     async with running_stack(settings) as stack:
         measured = await stack.supervisor.while_running(_running(stack.address, plan))
-        return measured, _memory(stack.supervisor), settings.model
+        return measured, _memory(stack.supervisor)
 
 
 def _memory(supervisor: Supervisor) -> dict[str, int]:

@@ -9,6 +9,7 @@ import numpy as np
 from common.commands.bench.hops import Hops, mean_hops
 from common.commands.bench.load import ClosedLoop, Load
 from common.commands.bench.trace import Failure, Trace
+from tandem.v1.inference_service_pb2 import GenerateFinished
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class LoadResult:
     `tokens_per_s` is all tokens over the time from the first request to the last answer. `user_tokens_per_s` is, for
     one request, tokens after the first message over the time they took. `whole_tokens_per_s` is gpt-fast's own
     tokens/s: new tokens over the time of the whole request, prefill included, per sequence, mean over requests.
-    `mean_streams` is how many requests ran at a time (Little's law).
+    `prefill_tokens_per_s` is prompt tokens that were not cached over the time to the first token, by the server's clock
+    and without the queue. `mean_streams` is how many requests ran at a time (Little's law).
     """
 
     load: str
@@ -44,6 +46,7 @@ class LoadResult:
     requests_per_s: float
     user_tokens_per_s: Percentiles | None
     whole_tokens_per_s: float
+    prefill_tokens_per_s: float
     time_to_first_token_ms: Percentiles
     inter_token_ms: Percentiles | None
     hops: Hops
@@ -83,7 +86,13 @@ def load_result(load: Load, results: Iterable[Trace | Failure]) -> LoadResult | 
         requests_per_s=len(traces) / span_s,
         user_tokens_per_s=percentiles([t.decoded_tokens / t.decode_ns * 1e9 for t in traces if t.decode_ns]),
         whole_tokens_per_s=sum(t.tokens / t.duration_ns * 1e9 for t in traces) / len(traces),
+        prefill_tokens_per_s=_prefill_rate([t.finished for t in traces]),
         time_to_first_token_ms=first_token_ms,
         inter_token_ms=percentiles([gap_ns / 1e6 for t in traces for gap_ns in t.inter_token_ns()]),
         hops=mean_hops([t.finished.timings for t in traces]),
     )
+
+
+def _prefill_rate(answers: Sequence[GenerateFinished]) -> float:
+    prefilled = sum(a.usage.prompt_tokens - a.usage.cached_prompt_tokens for a in answers)
+    return prefilled / max(1, sum(a.timings.prefill_ns for a in answers)) * 1e9

@@ -38,7 +38,7 @@ def table_lines(results: Results) -> Iterator[str]:
 
 
 LOAD_HEADER = ("load", "n", "tok/s", "tok/s/user", "TTFT p50", "p90", "p99", "inter-token p50", "p90", "p99 ms")
-HOP_HEADER = ("load", "steps", "plan", "wire", "queue", "compute", "collective", "encode", "decide")
+HOP_HEADER = ("load", "steps", "wall", "plan", "wire", "queue", "compute", "collective", "encode", "decide")
 
 
 def load_row(load: LoadResult) -> tuple[str, ...]:
@@ -57,7 +57,8 @@ def load_row(load: LoadResult) -> tuple[str, ...]:
 def hop_row(load: LoadResult) -> tuple[str, ...]:
     """Return the cells of one load under HOP_HEADER."""
     h = load.hops
-    times_ms = (h.plan_ms, h.wire_ms, h.queue_ms, h.compute_ms, h.collective_ms, h.encode_ms, h.decide_ms)
+    of_ranks_ms = (h.queue_ms, h.compute_ms, h.collective_ms, h.encode_ms)
+    times_ms = (h.wall_ms, h.plan_ms, h.wire_ms, *of_ranks_ms, h.decide_ms)
     return (load.load, f"{h.steps:.0f}", *(f"{time_ms:.2f}" for time_ms in times_ms))
 
 
@@ -69,9 +70,9 @@ def single_stream_lines(results: Results) -> Iterator[str]:
             f"single stream: {single.grpc_tokens_per_s:.1f} tokens/s through gRPC, "
             f"{single.engine_tokens_per_s:.1f} the engine alone ({single.grpc_share:.3f} of it)"
         )
-    whole = [load.whole_tokens_per_s for load in results.loads if load.load == "1 stream"]
-    if whole:
-        yield f"tokens/s by gpt-fast's definition (prefill included, mean of requests): {whole[0]:.1f}"
+    if (load := results.single_stream_load) is not None:
+        yield f"tokens/s by gpt-fast's definition (prefill included, mean of requests): {load.whole_tokens_per_s:.1f}"
+        yield f"prefill: {load.prefill_tokens_per_s:.0f} tokens/s"
     if results.weight_bytes_per_token is not None:
         yield f"weights read: {results.weight_bytes_per_token / 1e6:.1f} MB a token, {_achieved(results)}"
     if results.bandwidth is not None:

@@ -40,3 +40,5 @@ def draw_latency(svg: Svg, box: Box, loads: Sequence[LoadResult], title: str, pi
                     svg.text(x, y + (16 if square else -8), load.load, 10, "muted", "middle")
     svg.text(plot.x.stop_px - 34, box.y + 12, "p50", 11, "a", "end", bold=True)
     svg.text(plot.x.stop_px, box.y + 12, "p99", 11, "b", "end", bold=True)
+    if any(load.loop == "open" for load, _ in known):
+        svg.text(plot.x.stop_px, box.y + 27, "squares, dashes: open loop", 10, "muted", "end")

@@ -30,26 +30,28 @@ def report_svg(results: Results, earlier: Sequence[RooflinePoint] = ()) -> str:
         12,
         "muted",
     )
-    for number, (value, meaning) in enumerate(figures(results)):
-        x = FIGURES.x + number * FIGURES.width / 4
+    shown = list(figures(results))
+    for number, (value, meaning) in enumerate(shown):
+        x = FIGURES.x + number * FIGURES.width / max(4, len(shown))
         svg.text(x, FIGURES.y + 26, value, 26, bold=True)
         svg.text(x, FIGURES.y + 46, meaning, 12, "muted")
     draw_roofline(svg, ROOFLINE, results.roofline, earlier, results.peak_gb_per_s)
     draw_latency(svg, FIRST_TOKEN, results.loads, "Time to first token", lambda load: load.time_to_first_token_ms)
     draw_latency(svg, INTER_TOKEN, results.loads, "Time between tokens", lambda load: load.inter_token_ms)
-    single = next((load for load in results.loads if load.load == "1 stream"), None)
-    if results.waterfall is not None and single is not None:
+    if results.waterfall is not None and (single := results.single_stream_load) is not None:
         draw_waterfall(svg, WATERFALL, results.waterfall, single.hops)
     return svg.to_string()
 
 
 def figures(results: Results) -> Iterator[tuple[str, str]]:
-    """Yield at most four figures and what each means."""
+    """Yield at most five figures and what each means."""
     single = results.single_stream
     if single is not None:
         yield f"{single.grpc_tokens_per_s:.1f}", "tokens/s, single stream"
-        yield f"{single.grpc_share:.0%}", "of the engine alone, through gRPC"
+        yield f"{single.grpc_share:.0%}", "of the engine's own speed"
     if results.share_of_peak is not None:
-        yield f"{results.share_of_peak:.0%}", f"of {results.peak_gb_per_s:.1f} GB/s read bandwidth"
+        yield f"{results.share_of_peak:.0%}", f"of {results.peak_gb_per_s:.1f} GB/s read"
     best = max(results.loads, key=lambda load: load.tokens_per_s)
     yield f"{best.tokens_per_s:.1f}", f"tokens/s at best ({best.load})"
+    if results.comparison is not None:
+        yield f"{results.comparison.ratio.median:.2f}x", "the compared program"

@@ -33,6 +33,8 @@ def test_the_report_says_what_was_measured() -> None:
         "bfloat16, 4 streams",
         "earlier run: 99.9 (17%)",
         "2.5/s",
+        "squares, dashes: open loop",
+        "3.00x",
         "until the first token: 10.00 ms",
         "compute 5.00 ms",
     ):

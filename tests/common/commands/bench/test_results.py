@@ -64,6 +64,7 @@ def test_the_tables_hold_every_figure() -> None:
     for figure in (
         "150.0 tokens/s through gRPC, 200.0 the engine alone (0.750 of it)",
         "gpt-fast's definition (prefill included, mean of requests): 100.0",
+        "prefill: 2667 tokens/s",
         "100.0 MB a token, 15.0 GB/s, 50% of 30.0 GB/s",
         "1: 18.0, 2: 30.0",
         "rank 0 512 MiB, gateway 64 MiB",

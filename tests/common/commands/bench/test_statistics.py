@@ -41,6 +41,7 @@ def test_rates_come_from_tokens_that_were_counted() -> None:
     assert result.time_to_first_token_ms.p50 == pytest.approx(75.0)
     # gpt-fast: new tokens over the whole request, mean over requests.
     assert result.whole_tokens_per_s == pytest.approx((5 / 0.2 + 5 / 0.4) / 2)
+    assert result.prefill_tokens_per_s == pytest.approx(16 / 0.006)
     assert result.user_tokens_per_s is not None and result.inter_token_ms is not None
     assert result.user_tokens_per_s.p50 == pytest.approx((4 / 0.06 + 4 / 0.1) / 2)
     assert result.inter_token_ms.p50 == pytest.approx(25.0)  # 10 10 10 25 25 25 25 30
@@ -60,6 +61,7 @@ def test_a_load_without_an_answer_has_no_result() -> None:
 def test_hops_are_those_of_the_mean_step() -> None:
     hops = mean_hops([A.finished.timings, B.finished.timings])
     assert hops.steps == 3.5
+    assert hops.wall_ms == pytest.approx(26 / 7)
     assert hops.plan_ms == pytest.approx(4 / 7)
     assert hops.wire_ms == pytest.approx(8 / 7)
     assert hops.decide_ms == pytest.approx(12 / 7)
