@@ -52,6 +52,6 @@ def figures(results: Results) -> Iterator[tuple[str, str]]:
     if results.share_of_peak is not None:
         yield f"{results.share_of_peak:.0%}", f"of {results.peak_gb_per_s:.1f} GB/s read"
     best = max(results.loads, key=lambda load: load.tokens_per_s)
-    yield f"{best.tokens_per_s:.1f}", f"tokens/s at best ({best.load})"
+    yield f"{best.tokens_per_s:.1f}", f"tokens/s, {best.load}"
     if results.comparison is not None:
         yield f"{results.comparison.ratio.median:.2f}x", "the compared program"
