@@ -37,8 +37,11 @@ AS_UP = "as in `tandem up`"
     "--output-tokens", type=length_range, metavar="N or N-M", default="128", show_default=True, help="length of answers"
 )
 @click.option("--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="0 is greedy")
-@click.option("--warm-up", type=click.IntRange(0), default=2, show_default=True, help="requests before each load")
-@click.option("--requests", type=click.IntRange(1), help="requests of each load; default: 2 a client, at least 4; 32")
+@click.option(
+    "--warm-up", type=click.IntRange(0), default=1, show_default=True,
+    help="short requests that each client sends before its load",
+)  # fmt: skip
+@click.option("--requests", type=click.IntRange(1), help="of each load; default: 2 a client, at least 4; open: 32")
 @click.option(
     "--seconds", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True,
     help="after so long a load sends nothing new",

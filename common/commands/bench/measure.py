@@ -1,6 +1,6 @@
 """All measurements of one gateway, in order: warm up, each load, the single stream's prefill, the comparison."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean, median
 
@@ -16,6 +16,7 @@ from common.commands.client import Client
 from tandem.v1.inference_service_pb2 import GenerateRequest, GetModelResponse
 
 ONE = ClosedLoop(1)
+WARM_UP_TOKENS = 16
 PREFILL_REQUESTS = 5
 COMPARE_REQUESTS = 3
 OPEN_REQUESTS = 32
@@ -65,7 +66,7 @@ async def measure(client: Client, plan: Plan) -> Measured:
     bench = _Bench(client, plan)
     results, single, prefill = [], list[Trace](), list[Trace]()
     for load in plan.loads:
-        await bench.run(load, f"warm-up of {load}", Bounds(plan.warm_up_requests, plan.seconds_s))
+        await bench.warm_up(load)
         traces = await bench.run(load, str(load), plan.bounds(load))
         result = load_result(load, traces)
         if result is None:
@@ -106,15 +107,24 @@ class _Bench:
         """Put `load` on the gateway; requests of another name have other prompts."""
         return await drive(self._send, load, self._work.requests(name), bounds, self._plan.seed)
 
+    async def warm_up(self, load: Load) -> None:
+        """Send short requests, as many at a time as `load` will: what depends on a step's size is made ready."""
+        streams = load if isinstance(load, ClosedLoop) else ONE
+        bounds = Bounds(self._plan.warm_up_requests * streams.streams, self._plan.seconds_s)
+        await self._run_short(streams, f"warm-up of {load}", WARM_UP_TOKENS, bounds)
+
     async def prefill(self) -> list[Trace]:
         """Return requests for one token each, one at a time."""
-        requests = self._work.requests("prefill")
-        results = []
-        for _ in range(PREFILL_REQUESTS):
-            request = next(requests)
-            request.stopping.max_tokens = 1
-            results.append(await self._send(request, None))
+        results = await self._run_short(ONE, "prefill", 1, Bounds(PREFILL_REQUESTS, self._plan.seconds_s))
         return [result for result in results if isinstance(result, Trace)]
+
+    async def _run_short(self, load: Load, name: str, most_tokens: int, bounds: Bounds) -> Sequence[Trace | Failure]:
+        def shortened() -> Iterator[GenerateRequest]:
+            for request in self._work.requests(name):
+                request.stopping.max_tokens = min(request.stopping.max_tokens, most_tokens)
+                yield request
+
+        return await drive(self._send, load, shortened(), bounds, self._plan.seed)
 
     async def compare(self, command: Sequence[str]) -> Comparison:
         """Compare a single stream with another program."""
