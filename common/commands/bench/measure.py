@@ -41,9 +41,10 @@ class Plan:
     compare_timeout_s: float
 
     def bounds(self, load: Load) -> Bounds:
-        """Return how many requests `load` sends, and for how long."""
-        usual = max(4, 2 * load.streams) if isinstance(load, ClosedLoop) else OPEN_REQUESTS
-        return Bounds(usual if self.requests is None else self.requests, self.seconds_s)
+        """Return how many requests `load` sends, and for how long. Each client of a closed loop sends one at least."""
+        if isinstance(load, OpenLoop):
+            return Bounds(self.requests or OPEN_REQUESTS, self.seconds_s)
+        return Bounds(max(load.streams, self.requests or max(4, 2 * load.streams)), self.seconds_s)
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,8 @@ class Results:
         if self.weight_bytes_per_step is None:
             return []
         mode = self.model.quantization if self.model.quantization != "none" else self.model.dtype
+        if self.model.tensor_parallel_size > 1:
+            mode += f" TP {self.model.tensor_parallel_size}"
         points = []
         if self.single_stream is not None and self.weight_bytes_per_token is not None:
             rate = self.single_stream.grpc_tokens_per_s

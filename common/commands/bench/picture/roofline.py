@@ -8,7 +8,7 @@ from common.commands.bench.results import RooflinePoint
 
 TITLE = "Tokens/s against the memory's ceiling"
 MARGIN = 1.9
-CHARACTER_PX = 6.5
+CHARACTER_PX, LINE_PX, DOT_PX = 5.8, 14, 9
 
 
 def draw_roofline(
@@ -34,9 +34,14 @@ def draw_roofline(
     draw_frame(svg, box, plot, TITLE, "MB of weights read for each token", "tokens/s, all streams")
     if peak_gb_per_s is not None:
         _draw_ceiling(svg, plot, peak_gb_per_s)
-    for color, group in (("g", earlier), ("a", ours)):
-        for point in group:
-            _draw_point(svg, plot, point, color, peak_gb_per_s)
+    places = [(plot.x.place(point.weight_bytes_per_token / 1e6), plot.y.place(point.tokens_per_s)) for point in points]
+    taken = [Box(x - DOT_PX / 2, y - DOT_PX / 2, DOT_PX, DOT_PX) for x, y in places]
+    for number, (point, (x, y)) in reversed(list(enumerate(zip(points, places, strict=True)))):
+        achieved = point.weight_bytes_per_token * point.tokens_per_s / 1e9
+        share = f" ({achieved / peak_gb_per_s:.0%})" if peak_gb_per_s is not None else ""
+        label = f"{point.label}: {point.tokens_per_s:.1f}{share}"
+        svg.dot(x, y, "g" if number < len(earlier) else "a", hint=f"{label}, {achieved:.1f} GB/s")
+        _draw_label(svg, plot, x, y, label, taken)
 
 
 def _draw_ceiling(svg: Svg, plot: Plot, peak_gb_per_s: float) -> None:
@@ -48,15 +53,24 @@ def _draw_ceiling(svg: Svg, plot: Plot, peak_gb_per_s: float) -> None:
     svg.text(plot.x.stop_px, plot.y.stop_px + 12, f"ceiling: {peak_gb_per_s:.1f} GB/s read", 11, "b", "end")
 
 
-def _draw_point(svg: Svg, plot: Plot, point: RooflinePoint, color: str, peak_gb_per_s: float | None) -> None:
-    size_mb = point.weight_bytes_per_token / 1e6
-    x, y = plot.x.place(size_mb), plot.y.place(point.tokens_per_s)
-    achieved = point.weight_bytes_per_token * point.tokens_per_s / 1e9
-    share = f" ({achieved / peak_gb_per_s:.0%})" if peak_gb_per_s is not None else ""
-    svg.dot(x, y, color, hint=f"{point.label}: {size_mb:.1f} MB a token, {achieved:.1f} GB/s")
-    label = f"{point.label}: {point.tokens_per_s:.1f}{share}"
-    # To the left, away from the ceiling, where there is room.
-    if x - len(label) * CHARACTER_PX > plot.x.start_px:
-        svg.text(x - 9, y + 4, label, 11, "ink", "end")
-    else:
-        svg.text(x + 9, y + 4, label, 11)
+def _draw_label(svg: Svg, plot: Plot, x: float, y: float, label: str, taken: list[Box]) -> None:
+    """Write `label` beside its point where nothing is in the way, best to the left, away from the ceiling.
+
+    Adds its place to `taken`. Where there is no room the label is left to the point's hint.
+    """
+    width = len(label) * CHARACTER_PX
+    for down in (0, LINE_PX, -LINE_PX):
+        for left in (x - DOT_PX - width, x + DOT_PX):
+            place = Box(left, y + down - LINE_PX / 2, width, LINE_PX)
+            inside = plot.x.start_px < left and left + width < plot.x.stop_px
+            if inside and not any(_overlap(place, other) for other in taken):
+                # Of the width we only know about how much it is: write from the end that touches the point.
+                at_end = left < x
+                svg.text(left + width * at_end, y + down + 4, label, 11, anchor="end" if at_end else "start")
+                taken.append(place)
+                return
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    beside = a.x + a.width <= b.x or b.x + b.width <= a.x
+    return not (beside or a.y + a.height <= b.y or b.y + b.height <= a.y)

@@ -47,6 +47,8 @@ def test_flags_become_a_plan() -> None:
     assert (plan.prompt_tokens, plan.output_tokens) == (Lengths(8, 16), Lengths(5, 5))
     assert [plan.bounds(load).requests for load in (*plan.loads, ClosedLoop(16))] == [4, 8, 32, 32]
     assert plan.compare_command is None
+    fewer = plan_of(flags("--requests", "3"))
+    assert [fewer.bounds(load).requests for load in (ClosedLoop(1), ClosedLoop(16), OpenLoop(1.0))] == [3, 16, 3]
 
 
 def test_a_compared_command_is_split_as_a_shell_would() -> None:

@@ -29,8 +29,8 @@ def test_the_report_says_what_was_measured() -> None:
         "75%",  # of the engine alone
         "50%",  # 100 MB * 150/s of 30 GB/s
         "ceiling: 30.0 GB/s read",
-        "bfloat16, 1 stream: 150.0 (50%)",
-        "bfloat16, 4 streams",
+        "bfloat16 TP 2, 1 stream: 150.0 (50%)",
+        "bfloat16 TP 2, 4 streams",
         "earlier run: 99.9 (17%)",
         "2.5/s",
         "squares, dashes: open loop",
@@ -69,6 +69,16 @@ def test_what_was_not_measured_is_left_out_or_said() -> None:
     assert "The checkpoint is not on this machine" in shown
     assert "Not measured: answers of one token." in shown
     assert "Where one request's time goes" not in shown
+
+
+def test_labels_do_not_cover_each_other() -> None:
+    crowd = [RooflinePoint(f"number {i}", 50e6 + i, 100.0) for i in range(20)]
+    places = [
+        (element.attrib["x"], element.attrib["y"])
+        for element in ElementTree.fromstring(report_svg(make_results(), crowd)).iter(f"{SVG}text")
+        if (element.text or "").startswith("number")
+    ]
+    assert len(places) == len(set(places)) >= 2
 
 
 def test_equal_times_still_make_an_axis() -> None:

@@ -25,7 +25,7 @@ def test_derived_figures() -> None:
     assert results.share_of_peak == pytest.approx(0.5)
     assert results.single_stream is not None and results.single_stream.grpc_share == 0.75
     one, four = results.roofline
-    assert one == RooflinePoint("bfloat16, 1 stream", 100e6, 150.0)
+    assert one == RooflinePoint("bfloat16 TP 2, 1 stream", 100e6, 150.0)
     # 9 tokens in 60 ms; 40 and 55 ms of requests in 60: streams share what is read.
     assert four.tokens_per_s == pytest.approx(150.0)
     assert four.weight_bytes_per_token == pytest.approx(100e6 * 60 / 95)
