@@ -29,6 +29,10 @@ COMMANDS = {
     "chat": LazyCommand("common.commands.chat:chat", "Talk to a running gateway, turn by turn."),
     "download": LazyCommand("shard_worker.commands.download:download", "Fetch a model into the store."),
     "convert": LazyCommand("shard_worker.commands.convert:convert", "Turn a foreign model into a checkpoint."),
+    "random-init": LazyCommand(
+        "shard_worker.commands.random_init:random_init", "Make a checkpoint of random weights, for speed."
+    ),
+    "bench": LazyCommand("common.commands.bench.command:bench", "Measure speed through the public API."),
     "doctor": LazyCommand("common.commands.doctor:doctor", "Check whether this machine can serve."),
 }
 

@@ -1,0 +1,1 @@
+"""`tandem bench`: how fast is a gateway, and where does the time go?"""

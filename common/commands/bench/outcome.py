@@ -1,0 +1,97 @@
+"""From the flags of `tandem bench` to its terminal report and its files."""
+
+import asyncio
+import os
+import re
+import shlex
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from common.commands.bench.compare import KNOWN_PATTERNS, Pattern
+from common.commands.bench.load import Lengths
+from common.commands.bench.measure import Plan, loads
+from common.commands.bench.picture.report import report_svg
+from common.commands.bench.results import read_roofline
+from common.commands.bench.run import Gateway, run
+from common.commands.bench.table import table_lines
+from common.process import set_up_logging
+from common.supervisor import ChildEnded, Stopped
+
+UP_FLAGS = ("model", "tp", "device", "dtype", "threads", "gateway", "shard")
+
+
+def bench_and_show(flags: Mapping[str, Any]) -> int:
+    """Measure what the flags ask for, print it and write the files; return the exit code.
+
+    Raises click.ClickException when a gateway, a child or the compared command fails, or a file cannot be written.
+    """
+    set_up_logging("bench", flags["log_level"])
+    os.environ["TANDEM_LOG_LEVEL"] = flags["log_level"]  # children log alike
+    earlier = [point for path in flags["beside"] for point in read_roofline(path)]
+    plan = plan_of(flags)
+    gateway = Gateway(flags["address"], {name: flags[name] for name in UP_FLAGS})
+    try:
+        results = asyncio.run(run(gateway, plan, flags["peak_gb_s"]))
+    except Stopped:
+        return 130
+    except ChildEnded as error:
+        raise click.ClickException(str(error)) from None
+    for line in table_lines(results):
+        click.echo(line)
+    for path, text in (
+        (flags["json_file"], results.to_json),
+        (flags["svg_file"], lambda: report_svg(results, earlier)),
+    ):
+        if path is not None:
+            try:
+                path.write_text(text() + "\n", encoding="utf-8")
+            except OSError as error:
+                raise click.ClickException(f"cannot write {path}: {error.strerror or error}") from None
+    return 0
+
+
+def plan_of(flags: Mapping[str, Any]) -> Plan:
+    """Return what the flags ask for. Raises click.UsageError where they make no sense together."""
+    chosen = loads(flags["concurrency"], flags["rate"])
+    if not chosen:
+        raise click.UsageError("nothing to measure: both --concurrency and --rate are empty")
+    return Plan(
+        loads=chosen,
+        prompt_tokens=Lengths(*flags["prompt_tokens"]),
+        output_tokens=Lengths(*flags["output_tokens"]),
+        temperature=flags["temperature"],
+        warm_up_requests=flags["warm_up"],
+        requests=flags["requests"],
+        seconds_s=flags["seconds"],
+        seed=flags["seed"],
+        salt=str(time.time_ns()),
+        compare_command=_words(flags["compare"]) if flags["compare"] is not None else None,
+        compare_patterns=_patterns(flags["compare_pattern"], flags),
+        compare_pairs=flags["compare_pairs"],
+        compare_timeout_s=flags["compare_timeout"],
+    )
+
+
+def _words(command: str) -> tuple[str, ...]:
+    try:
+        words = tuple(shlex.split(command))
+    except ValueError as error:
+        raise click.UsageError(f"--compare: {error}") from None
+    if not words:
+        raise click.UsageError("--compare: no command given")
+    return words
+
+
+def _patterns(regex: str | None, flags: Mapping[str, Any]) -> tuple[Pattern, ...]:
+    if regex is None:
+        return KNOWN_PATTERNS
+    try:
+        compiled = re.compile(regex)
+    except re.error as error:
+        raise click.UsageError(f"--compare-pattern: {error}") from None
+    if compiled.groups < 1:
+        raise click.UsageError("--compare-pattern needs a group around the figure: ([0-9.]+) tokens/s")
+    return (Pattern(compiled, flags["compare_metric"]),)

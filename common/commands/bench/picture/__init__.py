@@ -1,0 +1,1 @@
+"""The bench's pictures: one SVG file, drawn without a plotting library."""
