@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import SettingsError
+from shard_worker.collectives.__main__ import main as prebuild
 from shard_worker.collectives.build import build
 
 FLAGS = ("-std=c++17", "-O1")
@@ -74,3 +75,18 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("TANDEM_HOME", str(tmp_path / "file"))
     with pytest.raises(SettingsError, match="cannot write"):
         build(source(tmp_path, 7), FLAGS)
+
+
+def test_the_library_can_be_built_ahead(capsys: pytest.CaptureFixture[str], store: Path) -> None:
+    prebuild()
+    (library,) = store.iterdir()
+    assert capsys.readouterr() == (f"shared-memory collectives: {library}\n", "")
+
+
+def test_without_a_compiler_that_is_no_failure(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    prebuild()
+    said = "ranks will add up by torch.distributed: no C++ compiler (no-such-compiler) is installed\n"
+    assert capsys.readouterr() == ("", said)
