@@ -27,15 +27,16 @@ class RankGroup:
         self._collective_ns = 0
 
     def all_reduce(self, part: Tensor) -> Tensor:
-        """Return the sum of all ranks' parts, in part's type; summed in float32. `part` may be overwritten.
+        """Return the sum of all ranks' parts, in part's type; summed in float32.
 
         Raises Unavailable when a rank was lost; the group is then of no more use.
         """
         if self.world_size == 1:
             return part
         if self.shared_memory is not None:
-            total = part.float().contiguous()
-            self.shared_memory.all_reduce(total.data_ptr(), total.numel())
+            ours = part.float().contiguous()
+            total = torch.empty_like(ours)
+            self.shared_memory.all_reduce(ours.data_ptr(), total.data_ptr(), total.numel())
             return total.to(part.dtype)
         began = time.perf_counter_ns()
         total = part.float()

@@ -3,7 +3,6 @@
 import ctypes
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from common.errors import SettingsError, Unavailable
 from shard_worker.collectives.build import build
@@ -44,9 +43,8 @@ def load_library() -> ctypes.CDLL:
     for name, result, arguments in (
         ("segment_bytes", int64, [ctypes.c_int, int64]),
         ("open", pointer, [pointer, ctypes.c_int, ctypes.c_int, ctypes.c_int, int64, int64, int64, int64]),
-        ("all_reduce", ctypes.c_int32, [pointer, pointer, int64]),
-        ("failure", ctypes.c_int32, [pointer]),
-        ("rank_at_fault", ctypes.c_int32, [pointer]),
+        ("all_reduce", ctypes.c_int, [pointer, pointer, pointer, int64]),
+        ("rank_at_fault", ctypes.c_int, [pointer]),
         ("take_spent_ns", int64, [pointer]),
         ("close", None, [pointer]),
     ):
@@ -92,29 +90,28 @@ class SharedMemoryGroup:
     def entry_point(self) -> tuple[int, int]:
         """(function, context) for native code: addresses, valid until `close`.
 
-        int32_t function(void* context, float* part, int64_t count)
+        int function(void* context, const float* part, float* total, int64_t count)
 
-        does what `all_reduce` does, and returns 0; anything else, and `raise_failure` has something to say.
+        does what `all_reduce` does; what it returns is for `check`.
         """
         function = ctypes.cast(self._library.tandem_collectives_all_reduce, ctypes.c_void_p).value
         assert function is not None
         return function, self._group
 
-    def all_reduce(self, part: int, count: int) -> None:
-        """Replace `part` by the sum of all ranks' parts, added up in rank order: the same bits on every rank.
+    def all_reduce(self, part: int, total: int, count: int) -> None:
+        """Write the sum of all ranks' parts to `total`, added up in rank order: the same bits on every rank.
 
-        part: address of float32[count]. Raises Unavailable when a rank was lost; the group is then of no more use, to
-        any rank.
+        part, total: addresses of float32[count], which may be the same. Raises Unavailable when a rank was lost; the
+        group is then of no more use, to any rank.
         """
-        if self._library.tandem_collectives_all_reduce(self._group, part, count):
-            self.raise_failure()
+        self.check(self._library.tandem_collectives_all_reduce(self._group, part, total, count))
 
-    def raise_failure(self) -> NoReturn:
-        """Raise Unavailable, saying what went wrong in the all-reduce that failed."""
-        failure = self._library.tandem_collectives_failure(self._group)
-        rank = self._library.tandem_collectives_rank_at_fault(self._group)
-        reason = FAILURES[failure].format(rank=rank, timeout_s=self._timeout_s)
-        raise Unavailable(f"another rank of the group was lost: {reason}")
+    def check(self, result: int) -> None:
+        """Raise Unavailable, saying what went wrong, where an all-reduce's result is not 0."""
+        if result:
+            rank = self._library.tandem_collectives_rank_at_fault(self._group)
+            reason = FAILURES[result].format(rank=rank, timeout_s=self._timeout_s)
+            raise Unavailable(f"another rank of the group was lost: {reason}")
 
     def take_spent_ns(self) -> int:
         """Return the time spent in all-reduces since the last call, native callers' and waiting included."""

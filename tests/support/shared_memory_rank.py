@@ -44,12 +44,12 @@ def ordered_sum(parts: Floats) -> Floats:
     return total
 
 
-def reduce(group: SharedMemoryGroup, part: Floats) -> None:
-    group.all_reduce(part.ctypes.data, part.size)
+def reduce(group: SharedMemoryGroup, part: Floats, total: Floats) -> None:
+    group.all_reduce(part.ctypes.data, total.ctypes.data, part.size)
 
 
 def check_sums(group: SharedMemoryGroup, rank: int, world_size: int) -> None:
-    """Compare the bits of many all-reduces with the sum in rank order."""
+    """Compare the bits of many all-reduces, in place and not, with the sum in rank order."""
     random = np.random.default_rng(0)
     pool = random_pool(world_size)
     sizes = [*SIZES, *LARGE_SIZES, *random.integers(1, MAX_RANDOM_FLOATS, RANDOM_CALLS).tolist()]
@@ -57,8 +57,9 @@ def check_sums(group: SharedMemoryGroup, rank: int, world_size: int) -> None:
         start = int(random.integers(0, POOL_FLOATS - size))
         parts = pool[:, start : start + size]
         expected = ordered_sum(parts)
-        total = parts[rank].copy()
-        reduce(group, total)
+        part = parts[rank].copy()
+        total = part if call % 2 else np.empty_like(part)
+        reduce(group, part, total)
         if total.tobytes() != expected.tobytes():
             sys.exit(f"call {call} of {size} floats is wrong on rank {rank}")
     if world_size > 2 and np.array_equal(ordered_sum(pool), ordered_sum(pool[::-1])):
@@ -74,11 +75,11 @@ def run_until_lost(group: SharedMemoryGroup, rank: int, world_size: int) -> None
     print("running", flush=True)
     try:
         while True:
-            reduce(group, part)
+            reduce(group, part, part)
     except Unavailable as error:
         print(time.monotonic(), error, flush=True)
     try:
-        reduce(group, part)
+        reduce(group, part, part)
     except Unavailable:
         print("of no more use", flush=True)
 
@@ -86,7 +87,7 @@ def run_until_lost(group: SharedMemoryGroup, rank: int, world_size: int) -> None
 def leave_early(group: SharedMemoryGroup, rank: int, world_size: int) -> None:
     """The last rank leaves after one all-reduce, properly; the others go on."""
     part = np.ones(3, np.float32)
-    reduce(group, part)
+    reduce(group, part, part)
     if rank < world_size - 1:
         run_until_lost(group, rank, world_size)
 
@@ -95,7 +96,7 @@ def fall_out_of_step(group: SharedMemoryGroup, rank: int, world_size: int) -> No
     """Rank 1 adds up one number more than the others."""
     part = np.ones(100 + (rank == 1), np.float32)
     try:
-        reduce(group, part)
+        reduce(group, part, part)
     except Unavailable as error:
         print(error, flush=True)
 

@@ -31,16 +31,14 @@ class Group {
         timeout_ns_(timeout_ns),
         patience_(patience) {}
 
-  Failure all_reduce(float* part, int64_t count) {
+  Failure all_reduce(const float* part, float* total, int64_t count) {
     const int64_t began_ns = now_ns();
     for (int64_t done = 0; done < count && failure_ == kNone; done += slot_floats_) {
-      failure_ = reduce_piece(part + done, std::min(slot_floats_, count - done));
+      failure_ = reduce_piece(part + done, total + done, std::min(slot_floats_, count - done));
     }
     spent_ns_ += now_ns() - began_ns;
     return failure_;
   }
-
-  Failure failure() const { return failure_; }
 
   int rank_at_fault() const { return static_cast<int>(layout_.header().given_up.load()) - 1; }
 
@@ -51,7 +49,7 @@ class Group {
   }
 
  private:
-  Failure reduce_piece(float* part, int64_t count) {
+  Failure reduce_piece(const float* part, float* total, int64_t count) {
     if (layout_.header().given_up.load(std::memory_order_relaxed) != 0) return kGivenUp;
     const uint32_t sequence = ++sequence_;
     const int buffer = sequence % kBuffers;
@@ -68,7 +66,7 @@ class Group {
       if (failure != kNone) return failure;
       if (control.counts[buffer].load(std::memory_order_relaxed) != count) return give_up(peer, kOutOfStep);
     }
-    add_in_rank_order(buffer, part, count);
+    add_in_rank_order(buffer, total, count);
     return kNone;
   }
 
@@ -147,14 +145,13 @@ void* tandem_collectives_open(
   );
 }
 
-// part[0..count) becomes the sum of all ranks' parts. Returns a Failure, 0 for success; after a failure, always that.
-int32_t tandem_collectives_all_reduce(void* group, float* part, int64_t count) {
-  return static_cast<Group*>(group)->all_reduce(part, count);
+// total[0..count) = sum of all ranks' parts; `total` may be `part`. Returns a Failure, 0 for success; after a failure,
+// always that.
+int tandem_collectives_all_reduce(void* group, const float* part, float* total, int64_t count) {
+  return static_cast<Group*>(group)->all_reduce(part, total, count);
 }
 
-int32_t tandem_collectives_failure(void* group) { return static_cast<Group*>(group)->failure(); }
-
-int32_t tandem_collectives_rank_at_fault(void* group) { return static_cast<Group*>(group)->rank_at_fault(); }
+int tandem_collectives_rank_at_fault(void* group) { return static_cast<Group*>(group)->rank_at_fault(); }
 
 int64_t tandem_collectives_take_spent_ns(void* group) { return static_cast<Group*>(group)->take_spent_ns(); }
 
