@@ -18,6 +18,7 @@ help: ## list the targets
 
 setup: .venv/packages.stamp ## virtual environment, pinned packages, embedded model; PYTHON=python3.12 picks another Python
 	@$(BIN)/tandem download
+	@$(BIN)/python -m shard_worker.collectives
 
 demo: setup ## start a gateway and two ranks, stream one answer, stop; PROMPT="..." asks something else
 	@$(BIN)/tandem demo -- $${DEMO_PROMPT:+"$$DEMO_PROMPT"}
@@ -47,7 +48,7 @@ check: lint test ## what CI runs
 	  echo "make: $(PYTHON) is $$($(PYTHON) --version 2>&1 | head -n 1); Python 3.11 or newer is needed:" \
 	    "PYTHON=python3.12 make setup" >&2; exit 1; }
 	@command -v c++ g++ clang++ >/dev/null || \
-	  echo "make: note: no C++ compiler found (c++, g++, clang++); torch.compile needs one: apt install g++" >&2
+	  echo "make: note: no C++ compiler found (c++, g++, clang++); ranks of one host are slower without: apt install g++" >&2
 	@echo "make: virtual environment in .venv ($$($(PYTHON) --version))"
 	@$(PYTHON) -m venv .venv
 	@touch $@

@@ -61,7 +61,14 @@ class Engine:
         reader = CheckpointReader(settings.model)
         arch = reader.manifest.architecture
         part = partition(arch, settings.rank, settings.tp)
-        group = form_group(settings.rank, settings.tp, settings.rendezvous, device, settings.collective_timeout_s)
+        group = form_group(
+            settings.rank,
+            settings.tp,
+            settings.rendezvous,
+            device,
+            settings.collective_timeout_s,
+            settings.collectives,
+        )
         model = load_model(reader, arch, part, group, ATTENTION_PATHS[settings.attention], dtype, device)
         num_blocks = size_kv_cache(settings, arch, part, dtype, device)
         cache = KVCache(

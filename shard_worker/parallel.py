@@ -12,15 +12,18 @@ from torch.distributed import FileStore, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.distributed_c10d import Store
 
 from common.errors import SettingsError, Unavailable
+from shard_worker.collectives.agreement import Collectives, agree_on_shared_memory
+from shard_worker.collectives.shared_memory import SharedMemoryGroup
 
 
 class RankGroup:
     """One formation of a tensor-parallel group. `epoch` names it, equal on all ranks."""
 
-    def __init__(self, rank: int, world_size: int, epoch: int) -> None:
+    def __init__(self, rank: int, world_size: int, epoch: int, shared_memory: SharedMemoryGroup | None = None) -> None:
         self.rank = rank
         self.world_size = world_size
         self.epoch = epoch
+        self.shared_memory = shared_memory
         self._collective_ns = 0
 
     def all_reduce(self, part: Tensor) -> Tensor:
@@ -30,6 +33,11 @@ class RankGroup:
         """
         if self.world_size == 1:
             return part
+        if self.shared_memory is not None:
+            ours = part.float().contiguous()
+            total = torch.empty_like(ours)
+            self.shared_memory.all_reduce(ours.data_ptr(), total.data_ptr(), total.numel())
+            return total.to(part.dtype)
         began = time.perf_counter_ns()
         total = part.float()
         try:
@@ -42,27 +50,38 @@ class RankGroup:
     def take_collective_ns(self) -> int:
         """Return the time spent in collectives since the last call, waiting for other ranks included."""
         spent, self._collective_ns = self._collective_ns, 0
-        return spent
+        return spent if self.shared_memory is None else self.shared_memory.take_spent_ns()
 
     def close(self) -> None:
         """Leave the group."""
+        if self.shared_memory is not None:
+            self.shared_memory.close()
         if self.world_size > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
 
-def form_group(rank: int, world_size: int, rendezvous: str, device: torch.device, timeout_s: float) -> RankGroup:
+def form_group(
+    rank: int,
+    world_size: int,
+    rendezvous: str,
+    device: torch.device,
+    timeout_s: float,
+    collectives: Collectives = "auto",
+) -> RankGroup:
     """Meet the other ranks and agree on an epoch; returns when a first collective has run on all of them.
 
-    Raises SettingsError for a rendezvous that cannot be used, or where the others do not come in time.
+    Ranks on the CPUs of one host add up through shared memory. Raises SettingsError for a rendezvous that cannot be
+    used, where the others do not come in time, or where `collectives` asks for what cannot be had.
     """
     epoch = time.time_ns()
     if world_size == 1:
         return RankGroup(rank, world_size, epoch)
     timeout = timedelta(seconds=timeout_s)
     try:
+        store = _store(rank, world_size, rendezvous, timeout)
         dist.init_process_group(
             backend="nccl" if device.type == "cuda" else "gloo",
-            store=_store(rank, world_size, rendezvous, timeout),
+            store=store,
             rank=rank,
             world_size=world_size,
             timeout=timeout,
@@ -72,12 +91,13 @@ def form_group(rank: int, world_size: int, rendezvous: str, device: torch.device
         agreed = torch.tensor([epoch], dtype=torch.int64, device=device)
         dist.broadcast(agreed, src=0)
         dist.all_reduce(torch.zeros(1, device=device))
+        shared_memory = agree_on_shared_memory(store, rank, world_size, collectives, device.type == "cpu", timeout_s)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise SettingsError(
             f"{world_size} ranks did not meet at {rendezvous} (they have {timeout_s:g} s): {reason}"
         ) from error
-    return RankGroup(rank, world_size, int(agreed.item()))
+    return RankGroup(rank, world_size, int(agreed.item()), shared_memory)
 
 
 def _store(rank: int, world_size: int, rendezvous: str, timeout: timedelta) -> Store:

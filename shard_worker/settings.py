@@ -30,4 +30,9 @@ class ShardSettings(Settings):
     max_step_tokens: PositiveInt = Field(default=2048, description="most token ids in one step")
     attention: Literal["fast", "reference"] = Field(default="fast", description="attention path")
     collective_timeout_s: PositiveFloat = Field(default=60.0, description="a longer collective ends the group")
+    collectives: Literal["auto", "shared-memory", "torch"] = Field(
+        default="auto",
+        description="how ranks add up: through shared memory, by torch.distributed, or (auto) the first wherever all "
+        "of them run on the CPUs of one host",
+    )
     drain_budget_s: PositiveFloat = Field(default=30.0, description="time a running step gets to finish on shutdown")

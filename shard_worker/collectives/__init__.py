@@ -1,0 +1,1 @@
+"""All-reduce between ranks of one host, through shared memory."""
