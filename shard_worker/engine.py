@@ -60,9 +60,11 @@ class Engine:
         device, dtype = _usable_device(settings.device), DTYPES[settings.dtype]
         reader = CheckpointReader(settings.model)
         arch = reader.manifest.architecture
-        part = partition(arch, settings.rank, settings.tp)
+        quantization = reader.manifest.quantization
+        part = partition(arch, settings.rank, settings.tp, quantization.group_size or 1)
         group = form_group(settings.rank, settings.tp, settings.rendezvous, device, settings.collective_timeout_s)
-        model = load_model(reader, arch, part, group, ATTENTION_PATHS[settings.attention], dtype, device)
+        path = ATTENTION_PATHS[settings.attention]
+        model = load_model(reader, arch, part, group, path, dtype, device, quantization)
         num_blocks = size_kv_cache(settings, arch, part, dtype, device)
         cache = KVCache(
             arch.layers, num_blocks, settings.block_size_tokens, part.kv_heads.size, arch.head_dim, dtype, device
@@ -81,7 +83,7 @@ class Engine:
             context_length=arch.context_length,
             dtype=settings.dtype,
             device=str(device),
-            quantization=reader.manifest.quantization.mode,
+            quantization=quantization.mode,
         )
         return cls(model, cache, part, group, info)
 
