@@ -46,18 +46,18 @@ def quantize_int4(w_NK: Tensor, group_size: int) -> tuple[Tensor, Tensor, Tensor
     return pack_nibbles(q_NK), scale_NG, zero_NG
 
 
-def group_grid(w_NGg: Tensor) -> tuple[Tensor, Tensor]:
-    """Return scale and zero, bfloat16[N, G], of a grid that spans the values of each group w[N, G, g].
+def group_grid(w: Tensor) -> tuple[Tensor, Tensor]:
+    """Return scale and zero, bfloat16[...], of a grid that spans the values of each group w[..., g].
 
     Raises CheckpointError where the span has no finite width. A group of one value has scale 0 and that value as zero.
     """
-    least_NG, largest_NG = w_NGg.amin(dim=-1), w_NGg.amax(dim=-1)
-    scale_NG = ((largest_NG - least_NG) / INT4_MAX).bfloat16()
+    least, largest = w.amin(dim=-1), w.amax(dim=-1)
+    scale = ((largest - least) / INT4_MAX).bfloat16()
     # From the rounded scale, so that the grid's middle, not its end, takes the rounding.
-    zero_NG = torch.where(scale_NG == 0, least_NG, (least_NG + largest_NG + scale_NG) / 2).bfloat16()
-    if not (scale_NG.isfinite().all() and zero_NG.isfinite().all()):
+    zero = torch.where(scale == 0, least, (least + largest + scale) / 2).bfloat16()
+    if not (scale.isfinite().all() and zero.isfinite().all()):
         raise CheckpointError("a group of weights spans more than a bfloat16 scale can express")
-    return scale_NG, zero_NG
+    return scale, zero
 
 
 def nearest_int4(w: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
