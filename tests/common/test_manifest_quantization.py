@@ -28,7 +28,7 @@ def write_manifest(folder: Path, quantization: dict[str, Any], head_dim: int = 4
         "rope": {"theta": 1e4},
         "tied_embeddings": True,
     }
-    manifest = {
+    manifest: dict[str, Any] = {
         "name": "tiny",
         "source": "",
         "architecture": architecture,
