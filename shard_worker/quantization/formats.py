@@ -67,14 +67,16 @@ def nearest_int4(w: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
 
 
 def int4_values(q: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    """Return the float32 values of grid points; all three are of one shape."""
-    return (q.float() - INT4_MIDDLE) * scale.float() + zero.float()
+    """Return the float32 values of grid points; scale and zero broadcast to q's shape."""
+    return torch.addcmul(zero.float(), q.float() - INT4_MIDDLE, scale.float())
 
 
 def dequantize_int4(packed: Tensor, scale_NG: Tensor, zero_NG: Tensor, group_size: int, columns: int) -> Tensor:
     """Return float32[N, columns]."""
-    scale_NK, zero_NK = (per_column(part, group_size, columns) for part in (scale_NG, zero_NG))
-    return int4_values(unpack_nibbles(packed, columns), scale_NK, zero_NK)
+    q_NK = F.pad(unpack_nibbles(packed, columns), (0, -columns % group_size))
+    q_NGg = q_NK.view(*scale_NG.shape, group_size)
+    w_NGg = int4_values(q_NGg, scale_NG.unsqueeze(-1), zero_NG.unsqueeze(-1))
+    return w_NGg.flatten(1)[:, :columns]
 
 
 def per_column(part_NG: Tensor, group_size: int, columns: int) -> Tensor:

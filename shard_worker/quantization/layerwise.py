@@ -14,7 +14,7 @@ from torch import Tensor
 from common.errors import CheckpointError
 from common.manifest import UNQUANTIZED, Architecture, Quantization
 from shard_worker.batch import build_inputs
-from shard_worker.checkpoint.layout import matrix_format
+from shard_worker.checkpoint.layout import DTYPES, matrix_format
 from shard_worker.checkpoint.reader import CheckpointReader, Progress
 from shard_worker.model.attention import HeadMap, fast_attention
 from shard_worker.model.kv_cache import KVCache
@@ -48,7 +48,9 @@ def solve_layers(
     """
     arch = reader.manifest.architecture
     matrices = MatrixReader(reader, UNQUANTIZED, torch.float32, device)
-    embedding = matrices.rows([("embedding.weight", Span(0, arch.vocabulary_size))], arch.hidden_size)
+    embedding = matrices.rows(
+        [("embedding.weight", Span(0, arch.vocabulary_size))], arch.hidden_size, DTYPES[reader.manifest.dtype]
+    )
     hidden_SnM = embedding.rows(ids_Sn.to(device), torch.float32)
     del embedding
     part = partition(arch, 0, 1)
