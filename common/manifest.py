@@ -6,9 +6,9 @@ chat template. Nothing is inferred from names; an unknown key is refused, since 
 
 import hashlib
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from common.errors import CheckpointError
 
@@ -55,9 +55,37 @@ class Architecture(_Section):
 
 
 class Quantization(_Section):
-    """How linear weights are stored."""
+    """How linear weights are stored; `shard_worker.quantization.formats` has the formulas.
 
-    mode: Literal["none"]
+    int8 is symmetric, one scale a row. int4 is asymmetric in groups of `group_size` columns that start at column 0; the
+    attention output matrix, whose columns are cut by heads, has groups of `head_group_size`, which divides a head. The
+    embedding and the head are stored as `embedding` says.
+    """
+
+    mode: Literal["none", "int8", "int4"]
+    method: Literal["round-to-nearest", "gptq"] | None = None
+    group_size: Literal[32, 64, 128, 256] | None = None
+    head_group_size: PositiveInt | None = None
+    embedding: Literal["none", "int8"] = "none"
+    layout_version: Literal[1] = 1
+
+    @model_validator(mode="after")
+    def _is_one_of_the_formats(self) -> Self:
+        stated = {name for name in ("method", "group_size", "head_group_size") if getattr(self, name) is not None}
+        needed = {"none": set(), "int8": {"method"}, "int4": {"method", "group_size", "head_group_size"}}[self.mode]
+        if stated != needed:
+            raise ValueError(f"mode {self.mode} states {sorted(needed)}, not {sorted(stated)}")
+        if self.mode == "none" and self.embedding != "none":
+            raise ValueError("mode none leaves the embedding as it is")
+        if self.mode == "int8" and self.method == "gptq":
+            raise ValueError("method gptq is of mode int4")
+        group_size, head_group_size = self.group_size or 0, self.head_group_size or 2
+        if group_size % head_group_size or head_group_size % 2:
+            raise ValueError("head_group_size must be even and divide group_size")
+        return self
+
+
+UNQUANTIZED = Quantization(mode="none")
 
 
 class TokenizerFile(_Section):
@@ -90,6 +118,13 @@ class Manifest(_Section):
     end_of_text_ids: tuple[int, ...]
     chat_template: str | None
     files: dict[str, FileDigest]
+
+    @model_validator(mode="after")
+    def _groups_lie_within_heads(self) -> Self:
+        group_size = self.quantization.head_group_size
+        if group_size is not None and self.architecture.head_dim % group_size:
+            raise ValueError(f"head_group_size {group_size} does not divide head_dim {self.architecture.head_dim}")
+        return self
 
 
 def read_manifest(folder: Path) -> tuple[Manifest, str]:

@@ -6,10 +6,11 @@ import time
 import torch
 
 from common.arrays import F32, U32, from_wire, to_wire
-from common.errors import Refused, SettingsError
+from common.errors import Refused
 from common.step_protocol import PROTOCOL_VERSION
 from shard_worker.batch import build_inputs
 from shard_worker.checkpoint.reader import CheckpointReader
+from shard_worker.device import usable_device
 from shard_worker.memory import size_kv_cache
 from shard_worker.model.attention import ATTENTION_PATHS
 from shard_worker.model.kv_cache import KVCache
@@ -57,10 +58,11 @@ class Engine:
         Raises CheckpointError or SettingsError when the checkpoint or the settings cannot be used.
         """
         torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // settings.tp))
-        device, dtype = _usable_device(settings.device), DTYPES[settings.dtype]
+        device, dtype = usable_device(settings.device), DTYPES[settings.dtype]
         reader = CheckpointReader(settings.model)
         arch = reader.manifest.architecture
-        part = partition(arch, settings.rank, settings.tp)
+        quantization = reader.manifest.quantization
+        part = partition(arch, settings.rank, settings.tp, quantization.group_size or 1)
         group = form_group(
             settings.rank,
             settings.tp,
@@ -69,7 +71,8 @@ class Engine:
             settings.collective_timeout_s,
             settings.collectives,
         )
-        model = load_model(reader, arch, part, group, ATTENTION_PATHS[settings.attention], dtype, device)
+        path = ATTENTION_PATHS[settings.attention]
+        model = load_model(reader, arch, part, group, path, dtype, device, quantization)
         num_blocks = size_kv_cache(settings, arch, part, dtype, device)
         cache = KVCache(
             arch.layers, num_blocks, settings.block_size_tokens, part.kv_heads.size, arch.head_dim, dtype, device
@@ -88,7 +91,7 @@ class Engine:
             context_length=arch.context_length,
             dtype=settings.dtype,
             device=str(device),
-            quantization=reader.manifest.quantization.mode,
+            quantization=quantization.mode,
         )
         return cls(model, cache, part, group, info)
 
@@ -177,12 +180,3 @@ class Engine:
             plan.num_scored_raw,
         )
         fill_result(result, records)
-
-
-def _usable_device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # the latter from a torch that was built without the device
-        raise SettingsError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return device

@@ -43,18 +43,21 @@ class Partition:
         return per_kv if per_kv * self.kv_heads.size == len(self.kv_of_query) and even == self.kv_of_query else None
 
 
-def partition(architecture: Architecture, rank: int, world_size: int) -> Partition:
+def partition(architecture: Architecture, rank: int, world_size: int, feed_forward_unit: int = 1) -> Partition:
     """Return what `rank` of `world_size` holds.
 
+    Feed-forward columns are dealt out in units of `feed_forward_unit`: the group of an int4 matrix stays whole.
     KV heads are dealt out whole, unevenly where they do not divide; with more ranks than KV heads the query heads are
     dealt out and each rank holds a copy of the KV heads its queries need. Raises CheckpointError when some rank would
     be left with nothing to do.
     """
     if not 0 <= rank < world_size:
         raise CheckpointError(f"rank {rank} is not one of {world_size} ranks")
+    units = -(-architecture.intermediate_size // feed_forward_unit)
     for count, what in (
         (architecture.query_heads, "query heads"),
         (architecture.intermediate_size, "feed-forward columns"),
+        (units, f"groups of {feed_forward_unit} feed-forward columns; quantise with smaller groups"),
         (architecture.vocabulary_size, "vocabulary rows"),
     ):
         if world_size > count:
@@ -70,13 +73,14 @@ def partition(architecture: Architecture, rank: int, world_size: int) -> Partiti
     else:
         query_heads = _share(architecture.query_heads, rank, world_size)
         kv_heads = Span(query_heads.start // per_kv, (query_heads.stop - 1) // per_kv + 1)
+    wide = _share(units, rank, world_size).scaled(feed_forward_unit)
     return Partition(
         rank=rank,
         world_size=world_size,
         query_heads=query_heads,
         kv_heads=kv_heads,
         kv_of_query=tuple(h // per_kv - kv_heads.start for h in range(query_heads.start, query_heads.stop)),
-        feed_forward=_share(architecture.intermediate_size, rank, world_size),
+        feed_forward=Span(wide.start, min(wide.stop, architecture.intermediate_size)),
         vocabulary=_share(architecture.vocabulary_size, rank, world_size),
     )
 

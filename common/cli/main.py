@@ -27,8 +27,10 @@ COMMANDS = {
     "serve": LazyCommand("common.cli.serve:serve", "Run one service in the foreground."),
     "generate": LazyCommand("common.commands.generate:generate", "Stream one answer from a running gateway."),
     "chat": LazyCommand("common.commands.chat:chat", "Talk to a running gateway, turn by turn."),
+    "perplexity": LazyCommand("common.commands.perplexity:perplexity", "Measure how well a model predicts a text."),
     "download": LazyCommand("shard_worker.commands.download:download", "Fetch a model into the store."),
     "convert": LazyCommand("shard_worker.commands.convert:convert", "Turn a foreign model into a checkpoint."),
+    "quantize": LazyCommand("shard_worker.commands.quantize:quantize", "Make an int8 or int4 checkpoint of a model."),
     "random-init": LazyCommand(
         "shard_worker.commands.random_init:random_init", "Make a checkpoint of random weights, for speed."
     ),

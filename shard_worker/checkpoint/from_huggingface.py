@@ -79,6 +79,8 @@ class _HuggingFaceTensors:
         for name, spec in expected.items():
             if (shape := self._tensors[names[name]].shape) != spec.shape:
                 raise CheckpointError(f"{folder}: {names[name]} is {list(shape)}, not {list(spec.shape)}")
+            if not (dtype := self._tensors[names[name]].dtype).is_floating_point:
+                raise CheckpointError(f"{folder}: {names[name]} has type {dtype}; only float weights can be converted")
 
     def blocks(self, name: str) -> Iterator[torch.Tensor]:
         """Yield blocks of rows in the stored type."""

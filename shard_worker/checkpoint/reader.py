@@ -127,7 +127,7 @@ def _checked_tensors(folder: Path, manifest: Manifest) -> dict[str, StoredTensor
         if twice := tensors.keys() & header.keys():
             raise CheckpointError(f"{folder}: tensors in more than one file: {', '.join(sorted(twice))}")
         tensors |= header
-    expected = expected_tensors(manifest.architecture, manifest.dtype)
+    expected = expected_tensors(manifest.architecture, manifest.dtype, manifest.quantization)
     if missing := expected.keys() - tensors.keys():
         raise CheckpointError(f"{folder}: missing tensors: {', '.join(sorted(missing))}")
     if leftover := tensors.keys() - expected.keys():

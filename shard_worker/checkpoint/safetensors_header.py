@@ -40,7 +40,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     """Return the tensors of the safetensors file `path` by name.
 
     Raises CheckpointError when the header is larger than 4 MiB, names more than 20,000 tensors, holds a type
-    other than F32, BF16 or F16, or does not account for the file's size to the byte. That tensors neither
+    other than those of SAFETENSORS_DTYPES, or does not account for the file's size to the byte. That tensors neither
     overlap nor leave gaps is checked by the safetensors library when it opens the file.
     """
     try:

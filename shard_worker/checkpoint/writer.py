@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from common.errors import CheckpointError
-from common.manifest import MANIFEST_FILE, FileDigest, Manifest, Quantization, TokenizerFile
+from common.manifest import MANIFEST_FILE, UNQUANTIZED, FileDigest, Manifest, Quantization, TokenizerFile
 from shard_worker.checkpoint.layout import SAFETENSORS_DTYPES, Dtype, TensorSpec, expected_tensors
 from shard_worker.checkpoint.output_folder import OutputFolder
 from shard_worker.checkpoint.reader import Progress, verify
@@ -30,15 +30,19 @@ def write_checkpoint(
     dtype: Dtype,
     progress: Progress,
     max_file_bytes: int = MAX_FILE_BYTES,
+    quantization: Quantization = UNQUANTIZED,
 ) -> Manifest:
     """Make the checkpoint `name` of `model` in `output`, linear weights in `dtype`, and return its manifest.
 
-    Holds one block of one tensor in memory. Everything written is read back and hashed before it is shown.
-    Raises CheckpointError when a tensor of the model has the wrong shape, or one of its ids is no token.
+    Where `quantization` says so, the model's tensors are those of a quantised checkpoint already. Holds one block of
+    one tensor in memory. Everything written is read back and hashed before it is shown. Raises CheckpointError when a
+    tensor of the model has the wrong shape, or one of its ids is no token.
     """
     _check_ids(model)
     folder = output.partial
-    files = _write_weights(model, folder, dtype, progress, max_file_bytes)
+    specs = expected_tensors(model.architecture, dtype, quantization)
+    stage = "converting" if quantization.mode == "none" else "quantizing"
+    files = _write_weights(model, folder, specs, lambda done, total: progress(stage, done, total), max_file_bytes)
     tokenizer_file = TOKENIZER_FILES[model.tokenizer.kind]
     files[tokenizer_file] = _write(folder / tokenizer_file, [model.tokenizer.data])
     if model.chat_template is not None:
@@ -48,7 +52,7 @@ def write_checkpoint(
         source=model.source,
         architecture=model.architecture,
         dtype=dtype,
-        quantization=Quantization(mode="none"),
+        quantization=quantization,
         tokenizer=TokenizerFile(
             kind=model.tokenizer.kind,
             file=tokenizer_file,
@@ -73,16 +77,16 @@ def _check_ids(model: ForeignModel) -> None:
 
 
 def _write_weights(
-    model: ForeignModel, folder: Path, dtype: Dtype, progress: Progress, max_file_bytes: int
+    model: ForeignModel, folder: Path, specs: Specs, progress: Callable[[int, int], None], max_file_bytes: int
 ) -> dict[str, FileDigest]:
-    shards = _shards(expected_tensors(model.architecture, dtype), max_file_bytes)
+    shards = _shards(specs, max_file_bytes)
     total = sum(spec.num_bytes for shard in shards for spec in shard.values())
     done = 0
 
     def count(num_bytes: int) -> None:
         nonlocal done
         done += num_bytes
-        progress("converting", done, total)
+        progress(done, total)
 
     digests = {}
     for i, shard in enumerate(shards, start=1):
@@ -125,6 +129,7 @@ def _serialised(model: ForeignModel, shard: Specs, count: Callable[[int], None])
         for block in model.tensors.blocks(name):
             if block.shape[1:] != spec.shape[1:]:
                 raise CheckpointError(f"{name}: shape [*, {list(block.shape[1:])}], not {list(spec.shape)}")
+            assert block.is_floating_point() or block.dtype == spec.dtype, name
             rows += block.shape[0]
             stored = block.to(spec.dtype).contiguous()
             yield stored.view(torch.uint8).numpy().data.cast("B")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from common.manifest import Architecture
 from shard_worker.model.attention import AttentionPath, HeadMap, RowBucket
 from shard_worker.model.kv_cache import KVCache
+from shard_worker.model.linear import FloatLinear, Linear
 from shard_worker.model.rope import RopeTable, rotate
 from shard_worker.parallel import RankGroup
 from shard_worker.partition import Partition
@@ -49,8 +50,8 @@ class Attention(nn.Module):
         super().__init__()
         self.queries, self.kv, self.head_dim = part.query_heads.size, part.kv_heads.size, arch.head_dim
         self.path, self.heads = path, heads
-        self.qkv = nn.Linear(arch.hidden_size, (self.queries + 2 * self.kv) * arch.head_dim, bias=False)
-        self.output = nn.Linear(self.queries * arch.head_dim, arch.hidden_size, bias=False)
+        self.qkv = _place((self.queries + 2 * self.kv) * arch.head_dim, arch.hidden_size)
+        self.output = _place(arch.hidden_size, self.queries * arch.head_dim)
 
     def forward(
         self, x_NM: Tensor, step: StepInputs, rope: tuple[Tensor, Tensor], cache: KVCache, layer: int
@@ -70,8 +71,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, arch: Architecture, part: Partition) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(arch.hidden_size, 2 * part.feed_forward.size, bias=False)
-        self.down = nn.Linear(part.feed_forward.size, arch.hidden_size, bias=False)
+        self.gate_up = _place(2 * part.feed_forward.size, arch.hidden_size)
+        self.down = _place(arch.hidden_size, part.feed_forward.size)
 
     def forward(self, x_NM: Tensor) -> Tensor:
         """Return this rank's part of the feed-forward output, [N, M]."""
@@ -95,16 +96,22 @@ class Llama(nn.Module):
     """A rank's part of the decoder. The head is apart, so that many logits need not exist at once."""
 
     def __init__(
-        self, arch: Architecture, part: Partition, group: RankGroup, path: AttentionPath, rope: RopeTable
+        self,
+        arch: Architecture,
+        part: Partition,
+        group: RankGroup,
+        path: AttentionPath,
+        rope: RopeTable,
+        dtype: torch.dtype,
     ) -> None:
         super().__init__()
-        self.vocabulary, self.group = part.vocabulary, group
+        self.vocabulary, self.group, self.dtype = part.vocabulary, group, dtype
         self.vocabulary_size = arch.vocabulary_size
         heads = HeadMap(torch.tensor(part.kv_of_query, device=rope.cos.device), part.queries_per_kv)
-        self.embedding = nn.Embedding(part.vocabulary.size, arch.hidden_size)
+        self.embedding = _place(part.vocabulary.size, arch.hidden_size)
         self.layers = nn.ModuleList(Layer(arch, part, path, heads) for _ in range(arch.layers))
         self.norm = Norm(arch.hidden_size, arch.norm_eps)
-        self.head = nn.Linear(arch.hidden_size, part.vocabulary.size, bias=False)
+        self.head = _place(part.vocabulary.size, arch.hidden_size)
         self.rope = rope
 
     def forward(self, step: StepInputs, cache: KVCache) -> Tensor:
@@ -122,14 +129,18 @@ class Llama(nn.Module):
 
     def logits(self, hidden_PM: Tensor) -> Tensor:
         """Return float32[P, V]: the logits over this rank's slice of the vocabulary."""
-        return F.linear(hidden_PM, self.head.weight)
+        logits_PV: Tensor = self.head(hidden_PM)
+        return logits_PV
 
     def _embed(self, ids_N: Tensor) -> Tensor:
         """Return embeddings of the ids in this rank's slice and zeros for the others."""
         if self.group.world_size == 1:
-            embedded: Tensor = self.embedding(ids_N)
-            return embedded
+            return self.embedding.rows(ids_N, self.dtype)
         local_N = ids_N - self.vocabulary.start
         mine_N = (local_N >= 0) & (local_N < self.vocabulary.size)
-        masked: Tensor = self.embedding(local_N.where(mine_N, 0)) * mine_N.unsqueeze(-1)
-        return masked
+        return self.embedding.rows(local_N.where(mine_N, 0), self.dtype) * mine_N.unsqueeze(-1)
+
+
+def _place(out_features: int, in_features: int) -> Linear:
+    """Return where the loader puts a matrix of this shape, in whichever form it is stored."""
+    return FloatLinear(torch.empty(out_features, in_features))

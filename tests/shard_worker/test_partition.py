@@ -90,6 +90,21 @@ def test_queries_per_kv_is_told_exactly_when_it_is_true(group: tuple[Architectur
         assert part.queries_per_kv == (even[0] if even else None)
 
 
+@given(groups(), st.sampled_from([32, 64]))
+def test_groups_of_feed_forward_columns_stay_whole(group: tuple[Architecture, list[Partition]], unit: int) -> None:
+    arch, parts = group
+    units = -(-arch.intermediate_size // unit)
+    if len(parts) > units:
+        with pytest.raises(CheckpointError, match=f"{len(parts)} ranks cannot share {units} groups of {unit}"):
+            partition(arch, 0, len(parts), unit)
+        return
+    spans = [partition(arch, rank, len(parts), unit).feed_forward for rank in range(len(parts))]
+    assert covered(spans) == list(range(arch.intermediate_size))
+    assert all(span.start % unit == 0 and span.size for span in spans)
+    sizes = [-(-span.size // unit) for span in spans]
+    assert max(sizes) - min(sizes) <= 1
+
+
 def test_smollm2_over_two_ranks() -> None:
     parts = [partition(architecture(query_heads=9, kv_heads=3), rank, 2) for rank in range(2)]
     assert [part.kv_heads for part in parts] == [Span(0, 2), Span(2, 3)]

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from common.manifest import Architecture
+from shard_worker.checkpoint.layout import matrix_format, weight_shapes
 from shard_worker.checkpoint.reader import CheckpointReader
 
 _LAYER_NAMES = {
@@ -24,20 +25,20 @@ _LAYER_NAMES = {
 
 
 def load_reference(folder: Path) -> LlamaForCausalLM:
-    """Return transformers' model with the weights of the checkpoint in `folder`, in float32.
+    """Return transformers' model with the weights of the checkpoint in `folder`, in float32, quantised or not.
 
     Rope scaling is not supported: the models that have it are made with a reference of their own.
     """
     with CheckpointReader(folder) as reader:
         arch = reader.manifest.architecture
         assert arch.rope.scaling is None
-        weights = {"model.embed_tokens.weight": reader.read("embedding.weight").float()}
+        weights = {"model.embed_tokens.weight": read_matrix(reader, "embedding.weight")}
         weights["model.norm.weight"] = reader.read("norm.weight").float()
         if not arch.tied_embeddings:
-            weights["lm_head.weight"] = reader.read("head.weight").float()
+            weights["lm_head.weight"] = read_matrix(reader, "head.weight")
         for layer in range(arch.layers):
             for ours, theirs in _LAYER_NAMES.items():
-                weights[f"model.layers.{layer}.{theirs}.weight"] = reader.read(f"layers.{layer}.{ours}.weight").float()
+                weights[f"model.layers.{layer}.{theirs}.weight"] = read_matrix(reader, f"layers.{layer}.{ours}.weight")
     if arch.tied_embeddings:
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     with torch.device("meta"):
@@ -47,6 +48,22 @@ def load_reference(folder: Path) -> LlamaForCausalLM:
     model.load_state_dict(weights, strict=True, assign=True)
     model.train(False)
     return model
+
+
+def read_matrix(reader: CheckpointReader, name: str) -> Tensor:
+    """Return a whole weight in float32, by the formula of its format, written out element by element."""
+    stored = matrix_format(name, reader.manifest.quantization)
+    if stored.mode == "none" or "norm" in name:
+        return reader.read(name).float()
+    q, scale = reader.read(f"{name}.q"), reader.read(f"{name}.scale").float()
+    if stored.mode == "int8":
+        return q.float() * scale[:, None]
+    zero = reader.read(f"{name}.zero").float()
+    columns = weight_shapes(reader.manifest.architecture)[name][1]
+    at = torch.arange(columns)
+    group = at // (stored.group_size or 0)
+    nibbles = (q[:, at // 2].int() >> (4 * (at % 2))) & 15
+    return (nibbles.float() - 8) * scale[:, group] + zero[:, group]
 
 
 @torch.inference_mode()

@@ -162,7 +162,7 @@ def test_leftover_missing_and_misshapen_tensors_are_named(hub_folder: Callable[.
     with pytest.raises(CheckpointError, match=rf"{query} is \[16, 32\], not \[32, 32\]"):
         open_huggingface(folder)
     save_file(theirs | {query: torch.zeros(32, 32, dtype=torch.int8)}, path)
-    with pytest.raises(CheckpointError, match=f"{query} has type I8"):
+    with pytest.raises(CheckpointError, match=f"{query} has type torch.int8"):
         open_huggingface(folder)
     save_file(theirs | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4)}, path)
     open_huggingface(folder)

@@ -2,8 +2,8 @@
 
 import torch
 
-from common.manifest import Architecture, Rope
-from shard_worker.checkpoint.layout import expected_tensors
+from common.manifest import Architecture, Quantization, Rope
+from shard_worker.checkpoint.layout import TensorSpec, expected_tensors
 
 
 def architecture(tied: bool) -> Architecture:
@@ -44,3 +44,24 @@ def test_norms_are_float32_whatever_the_manifest_says() -> None:
 def test_tied_embeddings_have_no_head() -> None:
     tied, untied = (expected_tensors(architecture(t), "float32").keys() for t in (True, False))
     assert untied - tied == {"head.weight"}
+
+
+def test_int8_matrices_have_a_scale_a_row() -> None:
+    stated = Quantization(mode="int8", method="round-to-nearest", embedding="int8")
+    tensors = expected_tensors(architecture(tied=False), "bfloat16", stated)
+    assert tensors["layers.1.feed_forward.down.weight.q"] == TensorSpec((32, 48), torch.int8)
+    assert tensors["layers.1.feed_forward.down.weight.scale"] == TensorSpec((32,), torch.float32)
+    assert tensors["head.weight.q"] == TensorSpec((40, 32), torch.int8)
+    assert tensors["layers.0.attention_norm.weight"] == TensorSpec((32,), torch.float32)
+    assert len(tensors) == 2 * (2 + 7 * 2) + 2 * 2 + 1
+
+
+def test_int4_matrices_have_groups_that_do_not_straddle_heads() -> None:
+    stated = Quantization(mode="int4", method="gptq", group_size=32, head_group_size=16)
+    tensors = expected_tensors(architecture(tied=True), "float16", stated)
+    assert tensors["layers.0.feed_forward.down.weight.q"] == TensorSpec((32, 24), torch.uint8)
+    assert tensors["layers.0.feed_forward.down.weight.scale"] == TensorSpec((32, 2), torch.bfloat16)
+    assert tensors["layers.0.feed_forward.down.weight.zero"] == TensorSpec((32, 2), torch.bfloat16)
+    assert tensors["layers.0.attention.output.weight.scale"] == TensorSpec((32, 4), torch.bfloat16)
+    assert tensors["embedding.weight"] == TensorSpec((40, 32), torch.float16)
+    assert len(tensors) == 2 * (2 + 7 * 3) + 2

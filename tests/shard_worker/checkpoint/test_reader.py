@@ -86,6 +86,7 @@ def test_an_unknown_tensor_is_named(checkpoint: tuple[Path, Tensors]) -> None:
         (lambda t: t.update({QUERY: t[QUERY].T.contiguous()}), r"\(32, 64\), not torch.float32 \(64, 32\)"),
         (lambda t: t.update({QUERY: t[QUERY].half()}), r"torch.float16 .* not torch.float32"),
         (lambda t: t.update({QUERY: t[QUERY].int()}), "has type I32"),
+        (lambda t: t.update({QUERY: t[QUERY].char()}), r"torch.int8 .* not torch.float32"),
     ],
 )
 def test_tensors_other_than_the_architectures_are_refused(

@@ -1,16 +1,21 @@
 """Loading: each rank reads its own slices, all ranks together the whole, and types are as promised."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 from shard_worker.checkpoint.layout import expected_tensors
+from shard_worker.checkpoint.output_folder import OutputFolder
 from shard_worker.checkpoint.reader import CheckpointReader
 from shard_worker.model.attention import fast_attention
+from shard_worker.model.linear import FloatLinear
 from shard_worker.model.llama import Llama
 from shard_worker.model.weights import load_model
 from shard_worker.parallel import RankGroup
 from shard_worker.partition import partition
+from shard_worker.quantization.quantize import Mode, QuantizeOptions, quantize
 from tests.support.tiny_model import TinyModel, TinyShape, make_tiny_model
 
 
@@ -33,8 +38,9 @@ class CountingSource:
 def load(model: TinyModel, rank: int, tp: int, dtype: torch.dtype = torch.float32) -> tuple[Llama, dict[str, int]]:
     source = CountingSource(CheckpointReader(model.folder))
     arch = CheckpointReader(model.folder).manifest.architecture
-    part, group = partition(arch, rank, tp), RankGroup(rank, tp, epoch=1)
-    loaded = load_model(source, arch, part, group, fast_attention, dtype, torch.device("cpu"))
+    quantization = CheckpointReader(model.folder).manifest.quantization
+    part, group = partition(arch, rank, tp, quantization.group_size or 1), RankGroup(rank, tp, epoch=1)
+    loaded = load_model(source, arch, part, group, fast_attention, dtype, torch.device("cpu"), quantization)
     return loaded, source.elements
 
 
@@ -56,9 +62,38 @@ def test_norms_and_head_are_float32_and_the_rest_is_not(tiny_model: TinyModel) -
 
 def test_a_tied_head_is_the_embedding(tmp_path_factory: pytest.TempPathFactory) -> None:
     tied = make_tiny_model(tmp_path_factory.mktemp("tied"), TinyShape(tied=True))
-    model, _ = load(tied, 0, 1)
-    assert torch.equal(model.head.weight, model.embedding.weight)
+    head, embedding = float_ends(load(tied, 0, 1)[0])
+    assert torch.equal(head.weight, embedding.weight)
     # In float32 one tensor is both; a second would take as much memory again.
-    assert model.head.weight.data_ptr() == model.embedding.weight.data_ptr()
-    rounded, _ = load(tied, 0, 1, torch.bfloat16)
-    assert torch.equal(rounded.head.weight, rounded.embedding.weight.float())
+    assert head.weight.data_ptr() == embedding.weight.data_ptr()
+    head, embedding = float_ends(load(tied, 0, 1, torch.bfloat16)[0])
+    assert torch.equal(head.weight, embedding.weight.float())
+
+
+def float_ends(model: Llama) -> tuple[FloatLinear, FloatLinear]:
+    """Return the head and the embedding of a model that is not quantised."""
+    assert isinstance(model.head, FloatLinear) and isinstance(model.embedding, FloatLinear)
+    return model.head, model.embedding
+
+
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+@pytest.mark.parametrize("tp", [1, 2, 3])
+def test_quantised_matrices_are_read_once_and_as_they_are(tmp_path: Path, tp: int, mode: Mode) -> None:
+    plain = make_tiny_model(tmp_path, TinyShape(intermediate_size=101, tied=True))
+    with OutputFolder(tmp_path / "quantized") as output:
+        quantize(plain.folder, output, "tiny", QuantizeOptions(mode), lambda *_: None)
+    loaded = [load(TinyModel(tmp_path / "quantized", plain.reference), rank, tp) for rank in range(tp)]
+    manifest = CheckpointReader(tmp_path / "quantized").manifest
+    for name, spec in expected_tensors(manifest.architecture, "float32", manifest.quantization).items():
+        whole = torch.Size(spec.shape).numel()
+        copies = 1
+        if len(spec.shape) == 1 and (".output." in name or ".down." in name or not name.endswith(".scale")):
+            copies = tp  # norms, and the row scales of matrices that are cut by columns
+        assert sum(elements[name] for _, elements in loaded) == whole * copies, name
+    for model, _ in loaded:
+        assert model.head is model.embedding
+        kept = {
+            buffer.dtype for name, buffer in model.named_buffers() if name.startswith("layers") and name.endswith(".q")
+        }
+        assert kept == {torch.int8 if mode == "int8" else torch.uint8}
+        assert all("norm" in name for name, _ in model.named_parameters())

@@ -1,0 +1,50 @@
+"""A checkpoint of ours as a source of another one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from common.errors import CheckpointError
+from shard_worker.checkpoint.reader import CheckpointReader
+from shard_worker.checkpoint.source import ForeignModel, TokenizerSource, row_blocks
+
+
+def open_checkpoint(folder: Path) -> tuple[ForeignModel, CheckpointReader]:
+    """Return the model in `folder`, and the reader that its tensors come from; closing it is the caller's.
+
+    Raises CheckpointError when there is no checkpoint, or it is quantised: what was rounded once is not rounded again.
+    """
+    reader = CheckpointReader(folder)
+    manifest = reader.manifest
+    if manifest.quantization.mode != "none":
+        reader.close()
+        raise CheckpointError(f"{folder} is {manifest.quantization.mode} already; begin with the unquantised model")
+    try:
+        tokenizer = (folder / manifest.tokenizer.file).read_bytes()
+        template = None if manifest.chat_template is None else (folder / manifest.chat_template).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reader.close()
+        raise CheckpointError(f"{folder}: {error}") from error
+    model = ForeignModel(
+        source=f"{manifest.source}; quantised from the checkpoint {reader.hash}",
+        architecture=manifest.architecture,
+        tokenizer=TokenizerSource(manifest.tokenizer.kind, tokenizer, manifest.tokenizer.bos_id),
+        chat_template=template,
+        end_of_text_ids=manifest.end_of_text_ids,
+        tensors=_CheckpointTensors(reader),
+    )
+    return model, reader
+
+
+class _CheckpointTensors:
+    """Blocks of rows of a checkpoint's tensors."""
+
+    def __init__(self, reader: CheckpointReader) -> None:
+        self._reader = reader
+
+    def blocks(self, name: str) -> Iterator[torch.Tensor]:
+        """Yield the tensor's rows from first to last."""
+        shape = self._reader.shape(name)
+        for block in row_blocks(shape[0], shape[-1]):
+            yield self._reader.read(name, 0, block.start, block.stop)

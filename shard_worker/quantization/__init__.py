@@ -1,0 +1,1 @@
+"""Quantising a checkpoint's matrices: the formats, rounding to nearest, and GPTQ."""
