@@ -6,86 +6,136 @@
 
 namespace {
 
+using tandem::attention_stretch;
 using tandem::AttentionTask;
 
-template <class T>
-float dot(const float* x, const T* y, int64_t count) {
-    Vec::Reg sum = Vec::zero();
-    int64_t at = 0;
-    for (; at + Vec::width <= count; at += Vec::width) {
-        sum = Vec::fma(Vec::load(x + at), Vec::load(y + at), sum);
+// Scores of `queries` query heads against four keys: a key is widened once for all of them.
+template <int queries, class T>
+void score4(const AttentionTask& task, int64_t query, const T* const* keys, float* scores) {
+    const int64_t head_dim = task.head_dim;
+    const float* q = task.query + query * head_dim;
+    Vec::Reg sums[queries][4];
+    for (int g = 0; g < queries; g++) {
+        for (int i = 0; i < 4; i++) {
+            sums[g][i] = Vec::zero();
+        }
     }
-    float total = Vec::sum(sum);
-    for (; at < count; at++) {
-        total = Vec::fma1(x[at], widen(y[at]), total);
+    int64_t d = 0;
+    for (; d + Vec::width <= head_dim; d += Vec::width) {
+        for (int i = 0; i < 4; i++) {
+            const Vec::Reg key = Vec::load(keys[i] + d);
+            for (int g = 0; g < queries; g++) {
+                sums[g][i] = Vec::fma(Vec::load(q + g * head_dim + d), key, sums[g][i]);
+            }
+        }
     }
-    return total;
+    const float scale = 1.0f / __builtin_sqrtf(float(head_dim));
+    for (int g = 0; g < queries; g++) {
+        float totals[4];
+        Vec::sum4(sums[g], totals);
+        for (int i = 0; i < 4; i++) {
+            for (int64_t rest = d; rest < head_dim; rest++) {
+                totals[i] = Vec::fma1(q[g * head_dim + rest], widen(keys[i][rest]), totals[i]);
+            }
+            scores[(query + g) * attention_stretch + i] = totals[i] * scale;
+        }
+    }
 }
 
-// Replace scores by exp(score - maximum) and return their sum.
-float exponentials(float* scores, int64_t count, float maximum) {
-    float total = 0.0f;
+// Replace the first `count` scores by exp(score - maximum), the rest by 0; give out the maximum and the sum.
+void exponentials(float* scores, int64_t count, float* maximum_and_sum) {
+    float maximum = scores[0];
+    for (int64_t at = 1; at < count; at++) {
+        maximum = scores[at] > maximum ? scores[at] : maximum;
+    }
+    Vec::Reg total = Vec::zero();
     for (int64_t at = 0; at < count; at += Vec::width) {
-        float run[Vec::width];
-        const int filled = count - at < Vec::width ? int(count - at) : Vec::width;
-        for (int i = 0; i < Vec::width; i++) {
-            run[i] = i < filled ? scores[at + i] - maximum : 0.0f;
+        Vec::store(scores + at, exponential(Vec::add(Vec::load(scores + at), Vec::fill(-maximum))));
+        for (int64_t beyond = count; beyond < at + Vec::width; beyond++) {
+            scores[beyond] = 0.0f;
         }
-        Vec::store(run, exponential(Vec::load(run)));
-        for (int i = 0; i < filled; i++) {
-            scores[at + i] = run[i];
-            total += run[i];
+        total = Vec::add(total, Vec::load(scores + at));
+    }
+    maximum_and_sum[0] = maximum;
+    maximum_and_sum[1] = Vec::sum(total);
+}
+
+// The values' sum, weighted, for `queries` query heads: a value is widened once for all of them.
+template <int queries, class T>
+void weigh(const AttentionTask& task, int64_t query, const T* const* values) {
+    const int64_t head_dim = task.head_dim, count = task.stop - task.start;
+    const float* weights = task.scores + query * attention_stretch;
+    float* out = task.out + query * (head_dim + 2);
+    int64_t d = 0;
+    for (; d + Vec::width <= head_dim; d += Vec::width) {
+        Vec::Reg sums[queries];
+        for (int g = 0; g < queries; g++) {
+            sums[g] = Vec::zero();
+        }
+        for (int64_t at = 0; at < count; at++) {
+            const Vec::Reg value = Vec::load(values[at] + d);
+            for (int g = 0; g < queries; g++) {
+                sums[g] = Vec::fma(Vec::fill(weights[g * attention_stretch + at]), value, sums[g]);
+            }
+        }
+        for (int g = 0; g < queries; g++) {
+            Vec::store(out + g * (head_dim + 2) + d, sums[g]);
         }
     }
-    return total;
+    for (; d < head_dim; d++) {
+        for (int g = 0; g < queries; g++) {
+            float sum = 0.0f;
+            for (int64_t at = 0; at < count; at++) {
+                sum = Vec::fma1(weights[g * attention_stretch + at], widen(values[at][d]), sum);
+            }
+            out[g * (head_dim + 2) + d] = sum;
+        }
+    }
+}
+
+template <int queries, class T>
+void attend_group(const AttentionTask& task, int64_t query, const T* const* keys) {
+    const int64_t count = task.stop - task.start, values_after = task.kv_heads * task.head_dim;
+    for (int64_t at = 0; at < count; at += 4) {
+        score4<queries>(task, query, keys + at, task.scores + at);
+    }
+    for (int64_t g = query; g < query + queries; g++) {
+        exponentials(task.scores + g * attention_stretch, count, task.out + g * (task.head_dim + 2) + task.head_dim);
+    }
+    const T* values[attention_stretch];
+    for (int64_t at = 0; at < count; at++) {
+        values[at] = keys[at] + values_after;
+    }
+    weigh<queries>(task, query, values);
 }
 
 template <class T>
 void attend(const AttentionTask& task) {
-    const int64_t count = task.stop - task.start, head_dim = task.head_dim;
-    const int64_t slot_stride = 2 * task.kv_heads * head_dim, value_offset = task.kv_heads * head_dim;
-    const T* head = static_cast<const T*>(task.cache) + task.kv_head * head_dim;
-    const float scale = 1.0f / __builtin_sqrtf(float(head_dim));
-    const T* keys[tandem::attention_stretch];
+    const int64_t count = task.stop - task.start;
+    const T* head = static_cast<const T*>(task.cache) + task.kv_head * task.head_dim;
+    const T* keys[attention_stretch + 3];
     for (int64_t block = task.start / task.block_size, position = task.start; position < task.stop; block++) {
         const int64_t first = block * task.block_size;
         for (; position < task.stop && position < first + task.block_size; position++) {
             const int64_t slot = task.blocks[block] * task.block_size + position - first;
-            keys[position - task.start] = head + slot * slot_stride;
+            keys[position - task.start] = head + slot * 2 * task.kv_heads * task.head_dim;
         }
     }
-    for (int64_t offset = 0; offset < count; offset++) {
-        const T* k = keys[offset];
-        for (int64_t g = 0; g < task.queries; g++) {
-            task.scores[g * count + offset] = dot(task.query + g * head_dim, k, head_dim) * scale;
-        }
+    // Keys come in fours: the last one stands in for those that are not there.
+    for (int64_t at = count; at % 4; at++) {
+        keys[at] = keys[count - 1];
     }
-    for (int64_t g = 0; g < task.queries; g++) {
-        float* out = task.out + g * (head_dim + 2);
-        float* scores = task.scores + g * count;
-        float maximum = scores[0];
-        for (int64_t offset = 1; offset < count; offset++) {
-            maximum = scores[offset] > maximum ? scores[offset] : maximum;
-        }
-        out[head_dim] = maximum;
-        out[head_dim + 1] = exponentials(scores, count, maximum);
-        for (int64_t d = 0; d < head_dim; d++) {
-            out[d] = 0.0f;
-        }
+    int64_t query = 0;
+    for (; query + 4 <= task.queries; query += 4) {
+        attend_group<4>(task, query, keys);
     }
-    for (int64_t offset = 0; offset < count; offset++) {
-        const T* v = keys[offset] + value_offset;
-        for (int64_t g = 0; g < task.queries; g++) {
-            float* out = task.out + g * (head_dim + 2);
-            const float weight = task.scores[g * count + offset];
-            int64_t d = 0;
-            for (; d + Vec::width <= head_dim; d += Vec::width) {
-                Vec::store(out + d, Vec::fma(Vec::fill(weight), Vec::load(v + d), Vec::load(out + d)));
-            }
-            for (; d < head_dim; d++) {
-                out[d] = Vec::fma1(weight, widen(v[d]), out[d]);
-            }
-        }
+    switch (task.queries - query) {
+        case 3:
+            return attend_group<3>(task, query, keys);
+        case 2:
+            return attend_group<2>(task, query, keys);
+        case 1:
+            return attend_group<1>(task, query, keys);
     }
 }
 

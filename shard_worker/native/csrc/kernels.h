@@ -25,7 +25,7 @@ struct Matrix {
     }
 };
 
-// Positions of a context that one task takes at most.
+// Positions of a context that one task takes at most; a multiple of every register's width.
 constexpr int64_t attention_stretch = 64;
 
 // One query group of one token against one stretch of its context.
@@ -36,7 +36,7 @@ struct AttentionTask {
     int64_t block_size;
     int64_t kv_heads, kv_head, head_dim, queries;
     int64_t start, stop;          // positions [start, stop)
-    float* scores;                // scratch [queries, stop - start]
+    float* scores;                // scratch [queries, attention_stretch]
     float* out;                   // [queries, head_dim + 2]: unnormalised sum, then maximum, then sum of weights
 };
 

@@ -1,7 +1,5 @@
 #include "team.h"
 
-#include <algorithm>
-
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -13,7 +11,7 @@ namespace {
 // A phase of a decode step takes 5 to 100 microseconds, a sleeping thread 50 to wake up: spin about that long, and
 // no longer, for whoever is waited for may need this very core.
 constexpr int spins = 2000;
-constexpr int yields = 100;
+constexpr int yields = 20;
 
 void relax() {
 #if defined(__x86_64__)
@@ -23,23 +21,43 @@ void relax() {
 #endif
 }
 
-void wait_while_equal(std::atomic<uint32_t>& word, uint32_t value) {
+// Whether `ready` came true before it was time to sleep.
+template <class Ready>
+bool came_true(Ready ready) {
     for (int i = 0; i < spins; i++) {
-        if (word.load(std::memory_order_acquire) != value) {
-            return;
+        if (ready()) {
+            return true;
         }
         relax();
     }
     for (int i = 0; i < yields; i++) {
-        if (word.load(std::memory_order_acquire) != value) {
-            return;
+        if (ready()) {
+            return true;
         }
         std::this_thread::yield();
     }
-    word.wait(value, std::memory_order_acquire);
+    return ready();
 }
 
 }  // namespace
+
+void Job::Phase::add(uint32_t count, uint32_t all) {
+    // Sequentially consistent, as is the sleepers' side: either they see the last piece, or we see them.
+    if (done.fetch_add(count) + count == all && sleepers.load()) {
+        done.notify_all();
+    }
+}
+
+void Job::Phase::wait(uint32_t all) {
+    if (came_true([&] { return done.load(std::memory_order_acquire) == all; })) {
+        return;
+    }
+    sleepers.fetch_add(1);
+    for (uint32_t seen = done.load(); seen != all; seen = done.load()) {
+        done.wait(seen);
+    }
+    sleepers.fetch_sub(1);
+}
 
 Team::Team(int num_threads) : size_(std::max(1, num_threads)) {
     for (int thread = 1; thread < size_; thread++) {
@@ -48,54 +66,50 @@ Team::Team(int num_threads) : size_(std::max(1, num_threads)) {
 }
 
 Team::~Team() {
-    ended_ = true;
-    started_.fetch_add(1, std::memory_order_release);
+    {
+        std::lock_guard lock(mutex_);
+        ended_ = true;
+        job_ = nullptr;
+    }
+    started_.fetch_add(1);
     started_.notify_all();
     for (std::thread& thread : threads_) {
         thread.join();
     }
 }
 
-void Team::run(const std::function<void(int)>& work) {
-    taken_.store(0, std::memory_order_relaxed);
-    work_ = &work;
-    started_.fetch_add(1, std::memory_order_release);
+void Team::run(std::shared_ptr<Job> job) {
+    if (size_ > 1) {
+        std::lock_guard lock(mutex_);
+        job_ = job;
+    }
+    started_.fetch_add(1);
     started_.notify_all();
-    work(0);
-    barrier();
+    job->work(0);
+    if (size_ > 1) {
+        std::lock_guard lock(mutex_);
+        job_ = nullptr;  // who wakes up only now has nothing to do
+    }
 }
 
 void Team::follow(int thread) {
-    for (uint32_t run = 0;; run++) {
-        wait_while_equal(started_, run);
-        if (ended_) {
-            return;
+    for (uint32_t seen = 0;;) {
+        if (!came_true([&] { return started_.load(std::memory_order_acquire) != seen; })) {
+            started_.wait(seen);
         }
-        (*work_)(thread);
-        barrier();
+        seen = started_.load(std::memory_order_acquire);
+        std::shared_ptr<Job> job;
+        {
+            std::lock_guard lock(mutex_);
+            if (ended_) {
+                return;
+            }
+            job = job_;
+        }
+        if (job) {
+            job->work(thread);
+        }
     }
-}
-
-void Team::barrier() {
-    if (size_ == 1) {
-        taken_.store(0, std::memory_order_relaxed);
-        return;
-    }
-    const uint32_t here = passed_.load(std::memory_order_relaxed);
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 < size_) {
-        wait_while_equal(passed_, here);
-        return;
-    }
-    arrived_.store(0, std::memory_order_relaxed);
-    taken_.store(0, std::memory_order_relaxed);
-    passed_.store(here + 1, std::memory_order_release);
-    passed_.notify_all();
-}
-
-bool Team::take(int64_t total, int64_t piece, int64_t& first, int64_t& last) {
-    first = taken_.fetch_add(piece, std::memory_order_relaxed);
-    last = std::min(first + piece, total);
-    return first < total;
 }
 
 }  // namespace tandem

@@ -28,6 +28,11 @@ struct Vec {
         __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
         return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
     }
+    // The sums of four registers, next to each other.
+    static void sum4(const Reg* a, float* out) {
+        __m256 four = _mm256_hadd_ps(_mm256_hadd_ps(a[0], a[1]), _mm256_hadd_ps(a[2], a[3]));
+        _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(four), _mm256_extractf128_ps(four, 1)));
+    }
     static Reg load(const uint16_t* bfloat16) {
         __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bfloat16));
         return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));

@@ -23,6 +23,15 @@ struct Vec {
     static Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
     static Reg max(Reg a, Reg b) { return _mm512_max_ps(a, b); }
     static float sum(Reg a) { return _mm512_reduce_add_ps(a); }
+    // The sums of four registers, next to each other.
+    static void sum4(const Reg* a, float* out) {
+        __m256 half[4];
+        for (int i = 0; i < 4; i++) {
+            half[i] = _mm256_add_ps(_mm512_castps512_ps256(a[i]), _mm512_extractf32x8_ps(a[i], 1));
+        }
+        __m256 four = _mm256_hadd_ps(_mm256_hadd_ps(half[0], half[1]), _mm256_hadd_ps(half[2], half[3]));
+        _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(four), _mm256_extractf128_ps(four, 1)));
+    }
     static float fma1(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 
     static Reg load(const uint16_t* bfloat16) {

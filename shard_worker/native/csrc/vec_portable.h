@@ -40,6 +40,11 @@ struct Vec {
     static float sum(Reg a) {
         return ((a.at[0] + a.at[4]) + (a.at[2] + a.at[6])) + ((a.at[1] + a.at[5]) + (a.at[3] + a.at[7]));
     }
+    static void sum4(const Reg* a, float* out) {
+        for (int i = 0; i < 4; i++) {
+            out[i] = sum(a[i]);
+        }
+    }
 
     static Reg load(const uint16_t* bfloat16) {
         return make([bfloat16](int i) { return from_bits(uint32_t(bfloat16[i]) << 16); });
