@@ -31,7 +31,11 @@ class NativeAllReduce:
 
 
 class NativeDecoder:
-    """Runs a model's steps on its own weights and cache. All float32 inside; weights and cache keep their types."""
+    """Runs a model's steps on its own weights and cache, which keep their types.
+
+    Hidden state and sums are float32. A bfloat16 model's activations are rounded to bfloat16 before a product where the
+    processor multiplies those faster, as PyTorch does everywhere.
+    """
 
     def __init__(
         self, model: Llama, cache: KVCache, part: Partition, runner: Runner, all_reduce: NativeAllReduce | None = None
@@ -39,6 +43,7 @@ class NativeDecoder:
         """Without `all_reduce` the group's own is called, through Python."""
         self._model, self._runner, self._all_reduce = model, runner, all_reduce
         self._distributed = part.world_size > 1
+        self._rounds = cache.layer(0).dtype == torch.bfloat16
         self._head = float_matrix(_narrow_head(model))
         layers = [layer for layer in model.layers if isinstance(layer, Layer)]
         self._matrices = [_layer_matrices(layer) for layer in layers]
@@ -69,7 +74,8 @@ class NativeDecoder:
             cos=model.rope.cos.data_ptr(),
             sin=model.rope.sin.data_ptr(),
             eps=model.norm.eps,
-            cache_is_bfloat16=cache.layer(0).dtype == torch.bfloat16,
+            cache_is_bfloat16=self._rounds,
+            rounds=self._rounds,
         )
 
     def takes(self, num_tokens: int) -> bool:
@@ -107,7 +113,7 @@ class NativeDecoder:
 
     def logits(self, hidden_PM: Tensor) -> Tensor:
         """Return float32[P, V]: the logits over this rank's slice of the vocabulary."""
-        return self._runner.linear(hidden_PM, self._head)
+        return self._runner.linear(hidden_PM, self._head, self._rounds)
 
 
 class _Reduction:

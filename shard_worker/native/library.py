@@ -32,17 +32,20 @@ class Runner:
 
     @property
     def kernels(self) -> str:
-        """The instruction set in use: avx512, avx2 or portable."""
+        """The instruction set in use: avx512_bf16, avx512, avx2 or portable."""
         name: bytes = self._library.tandem_runner_kernels(self._handle)
         return name.decode()
 
-    def linear(self, x_MK: Tensor, matrix: Matrix) -> Tensor:
-        """Return float32[M, N]: x times the matrix's rows. x: float32[M, K] on the CPU."""
+    def linear(self, x_MK: Tensor, matrix: Matrix, rounds: bool = False) -> Tensor:
+        """Return float32[M, N]: x times the matrix's rows. x: float32[M, K] on the CPU.
+
+        With `rounds` x may be rounded to bfloat16 first, where the processor is faster then.
+        """
         assert x_MK.dtype == torch.float32 and x_MK.shape[1] == matrix.columns
         x_MK = x_MK.contiguous()
         out_MN = torch.empty(len(x_MK), matrix.rows, dtype=torch.float32)
         status = self._library.tandem_linear(
-            self._handle, ctypes.byref(matrix.struct), x_MK.data_ptr(), len(x_MK), out_MN.data_ptr()
+            self._handle, ctypes.byref(matrix.struct), x_MK.data_ptr(), len(x_MK), out_MN.data_ptr(), rounds
         )
         _check_memory(status)
         return out_MN
@@ -72,6 +75,6 @@ def _open(path: Path) -> ctypes.CDLL:
     library.tandem_runner_delete.argtypes, library.tandem_runner_delete.restype = [pointer], None
     library.tandem_runner_kernels.argtypes, library.tandem_runner_kernels.restype = [pointer], ctypes.c_char_p
     library.tandem_step.argtypes = [pointer, ctypes.POINTER(CModel), ctypes.POINTER(CStep)]
-    library.tandem_linear.argtypes = [pointer, ctypes.POINTER(CMatrix), pointer, int64, pointer]
+    library.tandem_linear.argtypes = [pointer, ctypes.POINTER(CMatrix), pointer, int64, pointer, int32]
     library.tandem_step.restype = library.tandem_linear.restype = int32
     return library

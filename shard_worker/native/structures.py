@@ -59,6 +59,7 @@ class CModel(ctypes.Structure):
         ("sin", ctypes.c_void_p),
         ("eps", ctypes.c_float),
         ("cache_is_bfloat16", ctypes.c_int32),
+        ("rounds", ctypes.c_int32),
     ]
 
 

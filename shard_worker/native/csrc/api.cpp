@@ -56,10 +56,11 @@ int32_t tandem_step(void* runner, const tandem::Model* model, const tandem::Step
     return guarded([&] { return run_step(on.kernels, on.team, *model, *step); });
 }
 
-int32_t tandem_linear(void* runner, const tandem::Matrix* matrix, const float* x, int64_t num_rows, float* out) {
+int32_t tandem_linear(void* runner, const tandem::Matrix* matrix, const float* x, int64_t num_rows, float* out,
+                      int32_t rounds) {
     Runner& on = *static_cast<Runner*>(runner);
     return guarded([&] {
-        run_linear(on.kernels, on.team, *matrix, x, num_rows, out);
+        run_linear(on.kernels, on.team, *matrix, x, num_rows, out, rounds != 0);
         return done;
     });
 }

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <vector>
 
+#include "activations.h"
 #include "rope.h"
 
 namespace tandem {
@@ -21,7 +22,9 @@ struct Stretch {
 
 // One thread's own activations.
 struct Local {
-    std::vector<float> x, gate_up, scores;
+    Activations activations;
+    std::vector<float>& x = activations.x;
+    std::vector<float> gate_up, scores;
     int64_t next_phase = 0;
 };
 
@@ -73,9 +76,7 @@ class StepJob : public Job {
         run_phase(local.next_phase++, rows, piece_of(rows, threads_), [&](int64_t first, int64_t last) {
             if (!filled) {
                 fill();
-                if (matrix.is_int4()) {
-                    kernels_.arrange(local.x.data(), matrix.columns, rows_, matrix.columns);
-                }
+                local.activations.prepare(kernels_, matrix, rows_, model_.rounds);
                 filled = true;
             }
             body(first, last);
@@ -86,8 +87,7 @@ class StepJob : public Job {
         run_product(
             layer.qkv, layer.qkv.rows, local, [&] { norm_rows(layer.attention_norm, local); },
             [&](int64_t first, int64_t last) {
-                kernels_.linear(layer.qkv, local.x.data(), model_.width, rows_, first, last, qkv_.data(),
-                                layer.qkv.rows, false);
+                local.activations.multiply(kernels_, layer.qkv, first, last, qkv_.data(), layer.qkv.rows, false);
             });
     }
 
@@ -159,9 +159,9 @@ class StepJob : public Job {
                 const int64_t count = last - first;
                 local.gate_up.resize(2 * rows_ * count);
                 float *gate = local.gate_up.data(), *up = gate + rows_ * count;
-                kernels_.linear(both, local.x.data(), model_.width, rows_, first, last, gate - first, count, false);
-                kernels_.linear(both, local.x.data(), model_.width, rows_, gated_width_ + first, gated_width_ + last,
-                                up - gated_width_ - first, count, false);
+                const int64_t after = gated_width_ + first;
+                local.activations.multiply(kernels_, both, first, last, gate - first, count, false);
+                local.activations.multiply(kernels_, both, after, after + count, up - after, count, false);
                 for (int64_t m = 0; m < rows_; m++) {
                     kernels_.silu_mul(gate + m * count, up + m * count, count,
                                       gated_.data() + m * gated_width_ + first);
@@ -174,8 +174,7 @@ class StepJob : public Job {
     void add_to_hidden(const Matrix& matrix, int thread, Local& local, Fill fill) {
         float* out = step_.part ? step_.part : step_.hidden;
         run_product(matrix, matrix.rows, local, fill, [&](int64_t first, int64_t last) {
-            kernels_.linear(matrix, local.x.data(), matrix.columns, rows_, first, last, out, model_.width,
-                            !step_.part);
+            local.activations.multiply(kernels_, matrix, first, last, out, model_.width, !step_.part);
         });
         if (step_.part) {
             run_alone(local.next_phase++, thread, [&] { all_reduce(); });

@@ -25,6 +25,7 @@ struct Model {
     const float* sin;
     float eps;
     int32_t cache_is_bfloat16;
+    int32_t rounds;  // 1: activations may be rounded to bfloat16 before a product, where that is faster
 };
 
 // Adds up all ranks' parts, `count` numbers; `total` may be `part`. Other than 0: the group is lost, the step ends.
@@ -50,7 +51,8 @@ int64_t piece_of(int64_t rows, int num_threads);
 // Run a step. Returns 0, or what the all-reduce that failed returned.
 int run_step(const Kernels& kernels, Team& team, const Model& model, const Step& step);
 
-// out[m, n] = x[m] . w[n], [num_rows, matrix.rows].
-void run_linear(const Kernels& kernels, Team& team, const Matrix& matrix, const float* x, int64_t num_rows, float* out);
+// out[m, n] = x[m] . w[n], [num_rows, matrix.rows]; `rounds` as in Model.
+void run_linear(const Kernels& kernels, Team& team, const Matrix& matrix, const float* x, int64_t num_rows, float* out,
+                bool rounds);
 
 }  // namespace tandem

@@ -7,6 +7,6 @@
 
 namespace tandem {
 
-const Kernels kernels_avx2 = {"avx2", linear, arrange, norm, silu_mul, attend<float>, attend<uint16_t>};
+const Kernels kernels_avx2 = {"avx2", linear, nullptr, nullptr, arrange, norm, silu_mul, attend<float>, attend<uint16_t>};
 
 }  // namespace tandem

@@ -67,15 +67,30 @@ def test_formats_are_their_formula(runner: Runner, format: str) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_row_does_not_depend_on_the_others_or_on_threads(runner: Runner, format: str) -> None:
+def test_rounded_activations_are_their_formula(runner: Runner, format: str) -> None:
+    """Each product of two bfloat16 numbers is exact in float32; an int4's value is rounded before."""
+    torch.manual_seed(2)
+    for columns in COLUMNS:
+        matrix, weight = FORMATS[format](columns)
+        x = torch.randn(max(ROWS), columns).bfloat16().float()
+        expected = x.double() @ weight.T
+        bound = (2**-8 if "int4" in format else 1e-6) * (x.double().abs() @ weight.abs().T)
+        for rows in ROWS:
+            result = runner.linear(x[:rows], matrix, rounds=True)
+            assert ((result - expected[:rows]).abs() <= bound[:rows]).all(), (columns, rows)
+
+
+@pytest.mark.parametrize("rounds", [False, True])
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_row_does_not_depend_on_the_others_or_on_threads(runner: Runner, format: str, rounds: bool) -> None:
     torch.manual_seed(1)
     alone = Runner(1, runner.kernels)
     for columns in (51, 576):
         matrix, _ = FORMATS[format](columns)
         x = torch.randn(13, columns)
-        together = runner.linear(x, matrix)
+        together = runner.linear(x, matrix, rounds)
         for row in range(len(x)):
-            assert torch.equal(alone.linear(x[row : row + 1], matrix)[0], together[row]), (columns, row)
+            assert torch.equal(alone.linear(x[row : row + 1], matrix, rounds)[0], together[row]), (columns, row)
 
 
 def test_bad_numbers_stay_in_their_row(runner: Runner) -> None:
