@@ -25,9 +25,8 @@ struct RoundedDot {
             return _mm512_cvtne2ps_pbh(second, first);
         }
     }
-    static Vec::Reg add(Vec::Reg sum, const Weights& weights, const uint16_t* x) {
-        return _mm512_dpbf16_ps(sum, weights, (__m512bh)load512(x));
-    }
+    static __m512bh load(const uint16_t* x) { return (__m512bh)load512(x); }
+    static Vec::Reg add(Vec::Reg sum, __m512bh weights, __m512bh x) { return _mm512_dpbf16_ps(sum, weights, x); }
 };
 
 void linear_rounded(const Matrix& matrix, const uint16_t* x, int64_t ldx, int64_t num_rows, int64_t first,

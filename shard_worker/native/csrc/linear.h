@@ -10,17 +10,19 @@ namespace {
 // How weights meet activations: float32 by float32, fused.
 struct ExactDot {
     using Activation = float;
-    struct Weights {
+    struct Run {
         Vec::Reg first, second;
     };
+    using Weights = Run;
     template <class F>
-    static Weights weights(const F& format, int64_t row, int64_t k) {
-        Weights loaded;
+    static Run weights(const F& format, int64_t row, int64_t k) {
+        Run loaded;
         format.load(row, k, loaded.first, loaded.second);
         return loaded;
     }
-    static Vec::Reg add(Vec::Reg sum, const Weights& weights, const float* x) {
-        return Vec::fma(weights.second, Vec::load(x + Vec::width), Vec::fma(weights.first, Vec::load(x), sum));
+    static Run load(const float* x) { return {Vec::load(x), Vec::load(x + Vec::width)}; }
+    static Vec::Reg add(Vec::Reg sum, const Run& weights, const Run& x) {
+        return Vec::fma(weights.second, x.second, Vec::fma(weights.first, x.first, sum));
     }
 };
 
@@ -37,11 +39,15 @@ void block(const F& format, const typename Dot::Activation* x, int64_t ldx, int6
     }
     int64_t k = 0;
     for (; k + step <= columns; k += step) {
+        typename Dot::Weights weights[num_outputs];
         for (int j = 0; j < num_outputs; j++) {
-            const typename Dot::Weights weights = Dot::weights(format, n + j, k);
+            weights[j] = Dot::weights(format, n + j, k);
             __builtin_prefetch(format.bytes(n + j, k) + 2048);
-            for (int m = 0; m < num_rows; m++) {
-                sums[j][m] = Dot::add(sums[j][m], weights, x + m * ldx + k);
+        }
+        for (int m = 0; m < num_rows; m++) {
+            const auto run = Dot::load(x + m * ldx + k);
+            for (int j = 0; j < num_outputs; j++) {
+                sums[j][m] = Dot::add(sums[j][m], weights[j], run);
             }
         }
     }
