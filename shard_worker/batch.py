@@ -10,15 +10,20 @@ from shard_worker.model.llama import StepInputs
 from shard_worker.plan import Counts, Rows
 
 
-def build_inputs(rows: Rows, block_size: int, dtype: torch.dtype, device: torch.device) -> StepInputs:
-    """Return the step's inputs. Reported tokens are the sampled ones in row order, then the scored ones."""
+def build_inputs(
+    rows: Rows, block_size: int, dtype: torch.dtype, device: torch.device, with_buckets: bool = True
+) -> StepInputs:
+    """Return the step's inputs. Reported tokens are the sampled ones in row order, then the scored ones.
+
+    The buckets are PyTorch's own need: native code goes by the block tables.
+    """
     positions_N = _ranges(rows.base_lengths_R, rows.lengths_R)
     row_of_N = np.repeat(np.arange(len(rows.lengths_R)), rows.lengths_R)
     table_starts_R = np.cumsum(rows.blocks_R) - rows.blocks_R
-    slots_N = _slots(rows, table_starts_R[row_of_N], positions_N, block_size)
-    buckets = [
-        _bucket(rows, members, table_starts_R, block_size, dtype, device) for members in _equal_lengths(rows.lengths_R)
-    ]
+    table_starts_N = table_starts_R[row_of_N]
+    slots_N = _slots(rows, table_starts_N, positions_N, block_size)
+    equal_lengths = _equal_lengths(rows.lengths_R) if with_buckets else []
+    buckets = [_bucket(rows, members, table_starts_R, block_size, dtype, device) for members in equal_lengths]
     ends_R = rows.starts_R + rows.lengths_R
     reported = np.concatenate(
         (_ranges(ends_R - rows.sampled_R, rows.sampled_R), _ranges(ends_R - rows.scored_R, rows.scored_R))
@@ -27,6 +32,8 @@ def build_inputs(rows: Rows, block_size: int, dtype: torch.dtype, device: torch.
         ids_N=_to(rows.ids_N.astype(np.int64), device),
         positions_N=_to(positions_N, device),
         slots_N=_to(slots_N, device),
+        block_tables=_to(rows.block_tables.copy(), device),
+        table_starts_N=_to(table_starts_N, device),
         buckets=buckets,
         reported_P=_to(reported, device),
     )

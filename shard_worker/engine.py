@@ -16,6 +16,8 @@ from shard_worker.model.attention import ATTENTION_PATHS
 from shard_worker.model.kv_cache import KVCache
 from shard_worker.model.llama import Llama
 from shard_worker.model.weights import load_model
+from shard_worker.native.decoder import NativeDecoder
+from shard_worker.native.selection import native_decoder
 from shard_worker.parallel import RankGroup, form_group
 from shard_worker.partition import Partition, partition
 from shard_worker.plan import Bounds, Rows, read_rows
@@ -32,10 +34,17 @@ class Engine:
     """A loaded model, its KV cache and the open sequences. All calls come from one thread."""
 
     def __init__(
-        self, model: Llama, cache: KVCache, part: Partition, group: RankGroup, info: pb.GetInfoResponse
+        self,
+        model: Llama,
+        cache: KVCache,
+        part: Partition,
+        group: RankGroup,
+        info: pb.GetInfoResponse,
+        native: NativeDecoder | None = None,
     ) -> None:
         self.info = info
         self._model = model
+        self._native = native
         self._cache = cache
         self._vocabulary = part.vocabulary
         self._group = group
@@ -77,6 +86,7 @@ class Engine:
         cache = KVCache(
             arch.layers, num_blocks, settings.block_size_tokens, part.kv_heads.size, arch.head_dim, dtype, device
         )
+        native = native_decoder(settings.native, settings.attention, model, cache, part)
         info = pb.GetInfoResponse(
             protocol_version=PROTOCOL_VERSION,
             epoch=group.epoch,
@@ -93,7 +103,7 @@ class Engine:
             device=str(device),
             quantization=quantization.mode,
         )
-        return cls(model, cache, part, group, info)
+        return cls(model, cache, part, group, info, native)
 
     def reset(self) -> None:
         """Forget every sequence: a gateway has attached."""
@@ -106,8 +116,7 @@ class Engine:
         began_ns = time.perf_counter_ns()
         rows = read_rows(plan, self._bounds)
         self._open_and_close(plan, rows)
-        inputs = build_inputs(rows, self._bounds.block_size, self._dtype, self._device)
-        hidden_PM = self._model(inputs, self._cache)
+        hidden_PM = self._hidden(rows)
         result = pb.StepResult()
         self._sample(rows, plan, hidden_PM, result)
         self._score(rows, plan, hidden_PM, result)
@@ -150,6 +159,18 @@ class Engine:
             ids = rows.ids_N[starts_R[row] : starts_R[row] + int(rows.lengths_R[row])]
             self._sequences[sequence].write(int(rows.base_lengths_R[row]), ids)
 
+    def _hidden(self, rows: Rows) -> torch.Tensor:
+        """Run the model and return the hidden state of the reported tokens, float32[P, M]."""
+        native = self._native if self._native is not None and self._native.takes(len(rows.ids_N)) else None
+        inputs = build_inputs(rows, self._bounds.block_size, self._dtype, self._device, with_buckets=native is None)
+        hidden_PM: torch.Tensor = self._model(inputs, self._cache) if native is None else native(inputs)
+        return hidden_PM
+
+    def _logits(self, hidden_PM: torch.Tensor) -> torch.Tensor:
+        if self._native is not None and self._native.takes(len(hidden_PM)):
+            return self._native.logits(hidden_PM)
+        return self._model.logits(hidden_PM)
+
     def _sample(self, rows: Rows, plan: pb.Plan, hidden_PM: torch.Tensor, result: pb.StepResult) -> None:
         """Fill in the records of the sampled positions, which come first among the reported ones."""
         states: list[SequenceState] = []
@@ -162,7 +183,7 @@ class Engine:
         if not states:
             self._last_step = None
             return
-        logits_PV = self._model.logits(hidden_PM[: len(states)])
+        logits_PV = self._logits(hidden_PM[: len(states)])
         records, self._last_step = sample_records(
             logits_PV, states, positions, self._vocabulary.start, plan.num_noised, plan.num_top, plan.num_raw
         )
@@ -174,7 +195,7 @@ class Engine:
             return
         hidden_SM = hidden_PM[len(hidden_PM) - len(rows.scored_ids_S) :]
         records = score_records(
-            lambda start, stop: self._model.logits(hidden_SM[start:stop]),
+            lambda start, stop: self._logits(hidden_SM[start:stop]),
             torch.from_numpy(rows.scored_ids_S.copy()),
             self._vocabulary.start,
             plan.num_scored_raw,

@@ -28,6 +28,9 @@ class ShardSettings(Settings):
     )
     block_size_tokens: PositiveInt = Field(default=16, description="positions in one KV block")
     max_step_tokens: PositiveInt = Field(default=2048, description="most token ids in one step")
+    native: Literal["auto", "on", "off"] = Field(
+        default="auto", description="native CPU kernels: on fails where they cannot be used, auto goes on without"
+    )
     attention: Literal["fast", "reference"] = Field(default="fast", description="attention path")
     collective_timeout_s: PositiveFloat = Field(default=60.0, description="a longer collective ends the group")
     collectives: Literal["auto", "shared-memory", "torch"] = Field(

@@ -27,6 +27,10 @@ class KVCache:
         shape = (num_blocks * block_size, 2 * kv_heads, head_dim)
         self._layers = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
 
+    def layer(self, index: int) -> Tensor:
+        """Return a layer's slots, [slots, 2 * kv_heads, head_dim]."""
+        return self._layers[index]
+
     def write(self, layer: int, slots_N: Tensor, kv_NHD: Tensor) -> None:
         """Store keys and values [N, 2 * kv_heads, head_dim] in these slots."""
         self._layers[layer].index_copy_(0, slots_N, kv_NHD)

@@ -26,7 +26,9 @@ class StepInputs:
     ids_N: Tensor
     positions_N: Tensor
     slots_N: Tensor
-    buckets: list[RowBucket]
+    block_tables: Tensor  # int32: the rows' block tables, one after the other
+    table_starts_N: Tensor  # where each token's row's block table begins
+    buckets: list[RowBucket]  # empty where the step runs in native code
     reported_P: Tensor  # tokens whose logits are wanted
 
 
@@ -117,7 +119,7 @@ class Llama(nn.Module):
     def forward(self, step: StepInputs, cache: KVCache) -> Tensor:
         """Run a step and return the final hidden state of its reported tokens, float32[P, M]."""
         rope = self.rope(step.positions_N)
-        x_NM = self.group.all_reduce(self._embed(step.ids_N))
+        x_NM = self.embed(step.ids_N)
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
             attended = layer.attention(layer.attention_norm(x_NM), step, rope, cache, index)
@@ -126,6 +128,10 @@ class Llama(nn.Module):
             x_NM = x_NM + self.group.all_reduce(fed_forward)
         hidden_PM: Tensor = self.norm(x_NM[step.reported_P].float())
         return hidden_PM
+
+    def embed(self, ids_N: Tensor) -> Tensor:
+        """Return the tokens' embeddings, [N, M], in a tensor of their own."""
+        return self.group.all_reduce(self._embed(ids_N))
 
     def logits(self, hidden_PM: Tensor) -> Tensor:
         """Return float32[P, V]: the logits over this rank's slice of the vocabulary."""

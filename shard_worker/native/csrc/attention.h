@@ -1,0 +1,142 @@
+// Paged attention of one query group over one stretch of the context: scores, their exponentials, the weighted
+// sum of values. Stretches are merged by the driver (Dao et al. 2023, flash-decoding). Once per instruction set.
+#pragma once
+
+#include "kernels.h"
+
+namespace {
+
+using tandem::attention_stretch;
+using tandem::AttentionTask;
+
+// Scores of `queries` query heads against four keys: a key is widened once for all of them.
+template <int queries, class T>
+void score4(const AttentionTask& task, int64_t query, const T* const* keys, float* scores) {
+    const int64_t head_dim = task.head_dim;
+    const float* q = task.query + query * head_dim;
+    Vec::Reg sums[queries][4];
+    for (int g = 0; g < queries; g++) {
+        for (int i = 0; i < 4; i++) {
+            sums[g][i] = Vec::zero();
+        }
+    }
+    int64_t d = 0;
+    for (; d + Vec::width <= head_dim; d += Vec::width) {
+        for (int i = 0; i < 4; i++) {
+            const Vec::Reg key = Vec::load(keys[i] + d);
+            for (int g = 0; g < queries; g++) {
+                sums[g][i] = Vec::fma(Vec::load(q + g * head_dim + d), key, sums[g][i]);
+            }
+        }
+    }
+    const float scale = 1.0f / __builtin_sqrtf(float(head_dim));
+    for (int g = 0; g < queries; g++) {
+        float totals[4];
+        Vec::sum4(sums[g], totals);
+        for (int i = 0; i < 4; i++) {
+            for (int64_t rest = d; rest < head_dim; rest++) {
+                totals[i] = Vec::fma1(q[g * head_dim + rest], widen(keys[i][rest]), totals[i]);
+            }
+            scores[(query + g) * attention_stretch + i] = totals[i] * scale;
+        }
+    }
+}
+
+// Replace the first `count` scores by exp(score - maximum), the rest by 0; give out the maximum and the sum.
+void exponentials(float* scores, int64_t count, float* maximum_and_sum) {
+    float maximum = scores[0];
+    for (int64_t at = 1; at < count; at++) {
+        maximum = scores[at] > maximum ? scores[at] : maximum;
+    }
+    Vec::Reg total = Vec::zero();
+    for (int64_t at = 0; at < count; at += Vec::width) {
+        Vec::store(scores + at, exponential(Vec::add(Vec::load(scores + at), Vec::fill(-maximum))));
+        for (int64_t beyond = count; beyond < at + Vec::width; beyond++) {
+            scores[beyond] = 0.0f;
+        }
+        total = Vec::add(total, Vec::load(scores + at));
+    }
+    maximum_and_sum[0] = maximum;
+    maximum_and_sum[1] = Vec::sum(total);
+}
+
+// The values' sum, weighted, for `queries` query heads: a value is widened once for all of them.
+template <int queries, class T>
+void weigh(const AttentionTask& task, int64_t query, const T* const* values) {
+    const int64_t head_dim = task.head_dim, count = task.stop - task.start;
+    const float* weights = task.scores + query * attention_stretch;
+    float* out = task.out + query * (head_dim + 2);
+    int64_t d = 0;
+    for (; d + Vec::width <= head_dim; d += Vec::width) {
+        Vec::Reg sums[queries];
+        for (int g = 0; g < queries; g++) {
+            sums[g] = Vec::zero();
+        }
+        for (int64_t at = 0; at < count; at++) {
+            const Vec::Reg value = Vec::load(values[at] + d);
+            for (int g = 0; g < queries; g++) {
+                sums[g] = Vec::fma(Vec::fill(weights[g * attention_stretch + at]), value, sums[g]);
+            }
+        }
+        for (int g = 0; g < queries; g++) {
+            Vec::store(out + g * (head_dim + 2) + d, sums[g]);
+        }
+    }
+    for (; d < head_dim; d++) {
+        for (int g = 0; g < queries; g++) {
+            float sum = 0.0f;
+            for (int64_t at = 0; at < count; at++) {
+                sum = Vec::fma1(weights[g * attention_stretch + at], widen(values[at][d]), sum);
+            }
+            out[g * (head_dim + 2) + d] = sum;
+        }
+    }
+}
+
+template <int queries, class T>
+void attend_group(const AttentionTask& task, int64_t query, const T* const* keys) {
+    const int64_t count = task.stop - task.start, values_after = task.kv_heads * task.head_dim;
+    for (int64_t at = 0; at < count; at += 4) {
+        score4<queries>(task, query, keys + at, task.scores + at);
+    }
+    for (int64_t g = query; g < query + queries; g++) {
+        exponentials(task.scores + g * attention_stretch, count, task.out + g * (task.head_dim + 2) + task.head_dim);
+    }
+    const T* values[attention_stretch];
+    for (int64_t at = 0; at < count; at++) {
+        values[at] = keys[at] + values_after;
+    }
+    weigh<queries>(task, query, values);
+}
+
+template <class T>
+void attend(const AttentionTask& task) {
+    const int64_t count = task.stop - task.start;
+    const T* head = static_cast<const T*>(task.cache) + task.kv_head * task.head_dim;
+    const T* keys[attention_stretch + 3];
+    for (int64_t block = task.start / task.block_size, position = task.start; position < task.stop; block++) {
+        const int64_t first = block * task.block_size;
+        for (; position < task.stop && position < first + task.block_size; position++) {
+            const int64_t slot = task.blocks[block] * task.block_size + position - first;
+            keys[position - task.start] = head + slot * 2 * task.kv_heads * task.head_dim;
+        }
+    }
+    // Keys come in fours: the last one stands in for those that are not there.
+    for (int64_t at = count; at % 4; at++) {
+        keys[at] = keys[count - 1];
+    }
+    int64_t query = 0;
+    for (; query + 4 <= task.queries; query += 4) {
+        attend_group<4>(task, query, keys);
+    }
+    switch (task.queries - query) {
+        case 3:
+            return attend_group<3>(task, query, keys);
+        case 2:
+            return attend_group<2>(task, query, keys);
+        case 1:
+            return attend_group<1>(task, query, keys);
+    }
+}
+
+}  // namespace

@@ -1,0 +1,234 @@
+// A decoder step in six phases a layer. Norms and merges are computed by every thread that takes part in the phase
+// after them, for itself: at few rows that is cheaper than another phase.
+#include "decoder.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <vector>
+
+#include "activations.h"
+#include "rope.h"
+
+namespace tandem {
+
+namespace {
+
+constexpr int64_t phases_per_layer = 8;  // with the two all-reduces
+
+struct Stretch {
+    int64_t token, start, stop;
+};
+
+// One thread's own activations.
+struct Local {
+    Activations activations;
+    std::vector<float>& x = activations.x;
+    std::vector<float> gate_up, scores;
+    int64_t next_phase = 0;
+};
+
+class StepJob : public Job {
+  public:
+    StepJob(const Kernels& kernels, const Team& team, const Model& model, const Step& step)
+        : Job(phases_per_layer * model.num_layers + 1), kernels_(kernels), model_(model), step_(step),
+          layers_(model.layers, model.layers + model.num_layers), threads_(team.size()), rows_(step.num_tokens),
+          query_width_(model.query_heads * model.head_dim), gated_width_(layers_[0].down.columns) {
+        for (int64_t token = 0; token < rows_; token++) {
+            first_stretch_.push_back(stretches_.size());
+            const int64_t context = step.positions[token] + 1;
+            for (int64_t start = 0; start < context; start += attention_stretch) {
+                stretches_.push_back({token, start, std::min(start + attention_stretch, context)});
+            }
+        }
+        first_stretch_.push_back(stretches_.size());
+        qkv_.resize(rows_ * layers_[0].qkv.rows);
+        gated_.resize(rows_ * gated_width_);
+        partials_.resize(stretches_.size() * model.query_heads * (model.head_dim + 2));
+    }
+
+    int failure() const { return failure_; }
+
+    void work(int thread) override {
+        Local local;
+        for (const Layer& layer : layers_) {
+            project(layer, local);
+            rotate_and_store(layer, local);
+            attend(layer, local);
+            add_to_hidden(layer.output, thread, local, [&] { merge(local); });
+            feed_forward(layer, local);
+            add_to_hidden(layer.down, thread, local, [&] { local.x = gated_; });
+            if (failure_) {
+                return;
+            }
+        }
+        run_phase(local.next_phase, step_.num_reported, 1, [&](int64_t index, int64_t) {
+            norm_row(model_.norm, step_.reported[index], step_.reported_hidden + index * model_.width);
+        });
+    }
+
+  private:
+    // A phase that multiplies local.x, which `fill` makes once a piece was taken, and not before: only then does
+    // nobody change what it reads. body(first, last) gets rows of the matrix.
+    template <class Fill, class Body>
+    void run_product(const Matrix& matrix, int64_t rows, Local& local, Fill fill, Body body) {
+        bool filled = false;
+        run_phase(local.next_phase++, rows, piece_of(rows, threads_), [&](int64_t first, int64_t last) {
+            if (!filled) {
+                fill();
+                local.activations.prepare(kernels_, matrix, rows_, model_.rounds);
+                filled = true;
+            }
+            body(first, last);
+        });
+    }
+
+    void project(const Layer& layer, Local& local) {
+        run_product(
+            layer.qkv, layer.qkv.rows, local, [&] { norm_rows(layer.attention_norm, local); },
+            [&](int64_t first, int64_t last) {
+                local.activations.multiply(kernels_, layer.qkv, first, last, qkv_.data(), layer.qkv.rows, false);
+            });
+    }
+
+    void rotate_and_store(const Layer& layer, Local& local) {
+        run_phase(local.next_phase++, rows_, 1, [&](int64_t token, int64_t) {
+            float* qkv = qkv_.data() + token * layer.qkv.rows;
+            rotate_heads(model_, step_.positions[token], qkv);
+            store_heads(model_, layer.cache, step_.slots[token], qkv + query_width_);
+        });
+    }
+
+    void attend(const Layer& layer, Local& local) {
+        const int64_t tasks = int64_t(stretches_.size()) * model_.kv_heads, head_dim = model_.head_dim;
+        run_phase(local.next_phase++, tasks, 1, [&](int64_t index, int64_t) {
+            const Stretch& stretch = stretches_[index / model_.kv_heads];
+            const int64_t kv_head = index % model_.kv_heads, query = model_.first_query[kv_head];
+            local.scores.resize(attention_stretch * model_.query_heads);
+            AttentionTask task;
+            task.query = qkv_.data() + stretch.token * layer.qkv.rows + query * head_dim;
+            task.cache = layer.cache;
+            task.blocks = step_.blocks + step_.table_starts[stretch.token];
+            task.block_size = model_.block_size;
+            task.kv_heads = model_.kv_heads;
+            task.kv_head = kv_head;
+            task.head_dim = head_dim;
+            task.queries = model_.first_query[kv_head + 1] - query;
+            task.start = stretch.start;
+            task.stop = stretch.stop;
+            task.scores = local.scores.data();
+            task.out = partial(index / model_.kv_heads, query);
+            (model_.cache_is_bfloat16 ? kernels_.attend_bfloat16 : kernels_.attend_float32)(task);
+        });
+    }
+
+    // Put each token's heads together: stretches weighted by exp(their maximum - the overall one).
+    void merge(Local& local) {
+        const int64_t head_dim = model_.head_dim;
+        local.x.assign(rows_ * query_width_, 0.0f);
+        for (int64_t token = 0; token < rows_; token++) {
+            const int64_t begin = first_stretch_[token], end = first_stretch_[token + 1];
+            for (int64_t query = 0; query < model_.query_heads; query++) {
+                float maximum = partial(begin, query)[head_dim];
+                for (int64_t index = begin + 1; index < end; index++) {
+                    maximum = std::max(maximum, partial(index, query)[head_dim]);
+                }
+                float* out = local.x.data() + token * query_width_ + query * head_dim;
+                float total = 0.0f;
+                for (int64_t index = begin; index < end; index++) {
+                    const float* from = partial(index, query);
+                    const float weight = std::exp(from[head_dim] - maximum);
+                    total += weight * from[head_dim + 1];
+                    for (int64_t d = 0; d < head_dim; d++) {
+                        out[d] += weight * from[d];
+                    }
+                }
+                for (int64_t d = 0; d < head_dim; d++) {
+                    out[d] /= total;
+                }
+            }
+        }
+    }
+
+    void feed_forward(const Layer& layer, Local& local) {
+        const Matrix& both = layer.gate_up;
+        run_product(
+            both, gated_width_, local, [&] { norm_rows(layer.feed_forward_norm, local); },
+            [&](int64_t first, int64_t last) {
+                // Both halves' outputs land at [m, 0 .. count) of their own buffer.
+                const int64_t count = last - first;
+                local.gate_up.resize(2 * rows_ * count);
+                float *gate = local.gate_up.data(), *up = gate + rows_ * count;
+                const int64_t after = gated_width_ + first;
+                local.activations.multiply(kernels_, both, first, last, gate - first, count, false);
+                local.activations.multiply(kernels_, both, after, after + count, up - after, count, false);
+                for (int64_t m = 0; m < rows_; m++) {
+                    kernels_.silu_mul(gate + m * count, up + m * count, count,
+                                      gated_.data() + m * gated_width_ + first);
+                }
+            });
+    }
+
+    // hidden += local.x times the matrix, over all ranks.
+    template <class Fill>
+    void add_to_hidden(const Matrix& matrix, int thread, Local& local, Fill fill) {
+        float* out = step_.part ? step_.part : step_.hidden;
+        run_product(matrix, matrix.rows, local, fill, [&](int64_t first, int64_t last) {
+            local.activations.multiply(kernels_, matrix, first, last, out, model_.width, !step_.part);
+        });
+        if (step_.part) {
+            run_alone(local.next_phase++, thread, [&] { all_reduce(); });
+        }
+    }
+
+    void all_reduce() {
+        if (failure_) {
+            return;
+        }
+        failure_ = step_.all_reduce(step_.context, step_.part, step_.part, rows_ * model_.width);
+        for (int64_t at = 0; at < rows_ * model_.width; at++) {
+            step_.hidden[at] += step_.part[at];
+        }
+    }
+
+    void norm_rows(const float* weight, Local& local) {
+        local.x.resize(rows_ * model_.width);
+        for (int64_t m = 0; m < rows_; m++) {
+            norm_row(weight, m, local.x.data() + m * model_.width);
+        }
+    }
+
+    void norm_row(const float* weight, int64_t token, float* out) {
+        kernels_.norm(step_.hidden + token * model_.width, weight, model_.eps, model_.width, out);
+    }
+
+    float* partial(int64_t stretch, int64_t query) {
+        return partials_.data() + (stretch * model_.query_heads + query) * (model_.head_dim + 2);
+    }
+
+    const Kernels& kernels_;
+    const Model model_;
+    const Step step_;
+    const std::vector<Layer> layers_;
+    const int threads_;
+    const int64_t rows_, query_width_, gated_width_;
+    std::vector<Stretch> stretches_;
+    std::vector<int64_t> first_stretch_;  // of each token, and the end
+    std::vector<float> qkv_, gated_, partials_;
+    std::atomic<int> failure_{0};
+};
+
+}  // namespace
+
+int64_t piece_of(int64_t rows, int num_threads) {
+    const int64_t share = rows / (16 * num_threads);
+    return std::clamp<int64_t>((share + 11) / 12 * 12, 12, 96);  // 12: kernels take two, three or four rows at once
+}
+
+int run_step(const Kernels& kernels, Team& team, const Model& model, const Step& step) {
+    auto job = std::make_shared<StepJob>(kernels, team, model, step);
+    team.run(job);
+    return job->failure();
+}
+
+}  // namespace tandem

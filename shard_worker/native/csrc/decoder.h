@@ -1,0 +1,58 @@
+// One rank's decoder: what a step needs besides its rows, and the driver that runs a step on a team.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels.h"
+#include "team.h"
+
+namespace tandem {
+
+// The structs of this file are filled in by Python (bindings.py), which also keeps every pointer alive.
+struct Layer {
+    const float* attention_norm;
+    const float* feed_forward_norm;
+    Matrix qkv, output, gate_up, down;
+    void* cache;  // [slots, 2 * kv_heads, head_dim], keys before values
+};
+
+struct Model {
+    int64_t num_layers, width, query_heads, kv_heads, head_dim, block_size;
+    const Layer* layers;
+    const float* norm;
+    const int32_t* first_query;  // [kv_heads + 1]: the local query heads of each KV head
+    const float* cos;            // [context_length, head_dim / 2]
+    const float* sin;
+    float eps;
+    int32_t cache_is_bfloat16;
+    int32_t rounds;  // 1: activations may be rounded to bfloat16 before a product, where that is faster
+};
+
+// Adds up all ranks' parts, `count` numbers; `total` may be `part`. Other than 0: the group is lost, the step ends.
+using AllReduce = int (*)(void* context, const float* part, float* total, int64_t count);
+
+struct Step {
+    int64_t num_tokens, num_reported;
+    float* hidden;  // [num_tokens, width]: embeddings before the step
+    const int64_t* positions;
+    const int64_t* slots;
+    const int64_t* table_starts;  // where each token's block table begins in `blocks`
+    const int32_t* blocks;
+    const int64_t* reported;
+    float* reported_hidden;  // [num_reported, width]: the final norm's output
+    float* part;             // [num_tokens, width]; null with one rank
+    AllReduce all_reduce;    // called on the thread that runs the step
+    void* context;
+};
+
+// Rows of a matrix that a thread takes at once: small enough to share the work evenly.
+int64_t piece_of(int64_t rows, int num_threads);
+
+// Run a step. Returns 0, or what the all-reduce that failed returned.
+int run_step(const Kernels& kernels, Team& team, const Model& model, const Step& step);
+
+// out[m, n] = x[m] . w[n], [num_rows, matrix.rows]; `rounds` as in Model.
+void run_linear(const Kernels& kernels, Team& team, const Matrix& matrix, const float* x, int64_t num_rows, float* out,
+                bool rounds);
+
+}  // namespace tandem

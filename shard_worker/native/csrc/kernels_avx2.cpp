@@ -1,0 +1,12 @@
+// The kernels with AVX2 and FMA.
+// clang-format off
+#include "vec_avx2.h"
+#include "linear.h"
+#include "pointwise.h"
+#include "attention.h"
+
+namespace tandem {
+
+const Kernels kernels_avx2 = {"avx2", linear, nullptr, nullptr, arrange, norm, silu_mul, attend<float>, attend<uint16_t>};
+
+}  // namespace tandem

@@ -1,0 +1,12 @@
+// The kernels with what every processor has.
+// clang-format off
+#include "vec_portable.h"
+#include "linear.h"
+#include "pointwise.h"
+#include "attention.h"
+
+namespace tandem {
+
+const Kernels kernels_portable = {"portable", linear, nullptr, nullptr, arrange, norm, silu_mul, attend<float>, attend<uint16_t>};
+
+}  // namespace tandem

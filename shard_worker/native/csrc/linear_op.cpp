@@ -1,0 +1,39 @@
+// A matrix product on its own: the head's logits, and what the tests compare.
+#include "activations.h"
+#include "decoder.h"
+
+namespace tandem {
+
+namespace {
+
+class LinearJob : public Job {
+  public:
+    LinearJob(const Kernels& kernels, const Team& team, const Matrix& matrix, const float* x, int64_t num_rows,
+              float* out, bool rounds)
+        : Job(1), kernels_(kernels), matrix_(matrix), piece_(piece_of(matrix.rows, team.size())), out_(out) {
+        activations_.x.assign(x, x + num_rows * matrix.columns);
+        activations_.prepare(kernels, matrix, num_rows, rounds);
+    }
+
+    void work(int) override {
+        run_phase(0, matrix_.rows, piece_, [&](int64_t first, int64_t last) {
+            activations_.multiply(kernels_, matrix_, first, last, out_, matrix_.rows, false);
+        });
+    }
+
+  private:
+    const Kernels& kernels_;
+    const Matrix matrix_;
+    Activations activations_;
+    const int64_t piece_;
+    float* out_;
+};
+
+}  // namespace
+
+void run_linear(const Kernels& kernels, Team& team, const Matrix& matrix, const float* x, int64_t num_rows,
+                float* out, bool rounds) {
+    team.run(std::make_shared<LinearJob>(kernels, team, matrix, x, num_rows, out, rounds));
+}
+
+}  // namespace tandem

@@ -1,0 +1,171 @@
+"""A rank's decoder in native code: a step of few tokens, from embeddings to the reported hidden state, in one call."""
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from shard_worker.model.kv_cache import KVCache
+from shard_worker.model.llama import Layer, Llama, StepInputs
+from shard_worker.native.library import Runner
+from shard_worker.native.structures import AllReduceFunction, CLayer, CModel, CStep, Matrix, float_matrix
+from shard_worker.parallel import RankGroup
+from shard_worker.partition import Partition
+
+# Past this PyTorch's blocked products are as fast: they read each weight once for many rows.
+MAX_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class NativeAllReduce:
+    """A native function that adds up all ranks' parts (`AllReduce` in csrc/decoder.h), and the context it wants.
+
+    `check` raises what a result other than 0 means.
+    """
+
+    function: int
+    context: int
+    check: Callable[[int], None]
+
+
+class NativeDecoder:
+    """Runs a model's steps on its own weights and cache, which keep their types.
+
+    Hidden state and sums are float32. A bfloat16 model's activations are rounded to bfloat16 before a product where the
+    processor multiplies those faster, as PyTorch does everywhere.
+    """
+
+    def __init__(
+        self, model: Llama, cache: KVCache, part: Partition, runner: Runner, all_reduce: NativeAllReduce | None = None
+    ) -> None:
+        """Without `all_reduce` the group's own is called, through Python."""
+        self._model, self._runner, self._all_reduce = model, runner, all_reduce
+        self._distributed = part.world_size > 1
+        self._rounds = cache.layer(0).dtype == torch.bfloat16
+        self._head = float_matrix(_narrow_head(model))
+        layers = [layer for layer in model.layers if isinstance(layer, Layer)]
+        self._matrices = [_layer_matrices(layer) for layer in layers]
+        self._cache = cache  # keeps the memory that the structs point to
+        self._first_query = torch.tensor(_first_queries(part), dtype=torch.int32)
+        self._structs = (CLayer * len(layers))(
+            *(
+                CLayer(
+                    layer.attention_norm.weight.data_ptr(),
+                    layer.feed_forward_norm.weight.data_ptr(),
+                    *(matrix.struct for matrix in matrices),
+                    cache.layer(index).data_ptr(),
+                )
+                for index, (layer, matrices) in enumerate(zip(layers, self._matrices, strict=True))
+            )
+        )
+        attention = layers[0].attention
+        self._struct = CModel(
+            num_layers=len(layers),
+            width=model.norm.weight.numel(),
+            query_heads=attention.queries,
+            kv_heads=attention.kv,
+            head_dim=attention.head_dim,
+            block_size=cache.block_size,
+            layers=self._structs,
+            norm=model.norm.weight.data_ptr(),
+            first_query=self._first_query.data_ptr(),
+            cos=model.rope.cos.data_ptr(),
+            sin=model.rope.sin.data_ptr(),
+            eps=model.norm.eps,
+            cache_is_bfloat16=self._rounds,
+            rounds=self._rounds,
+        )
+
+    def takes(self, num_tokens: int) -> bool:
+        """Return whether a step of so many tokens is faster here than in PyTorch."""
+        return num_tokens <= MAX_TOKENS
+
+    def __call__(self, step: StepInputs) -> Tensor:
+        """Run a step and return the final hidden state of its reported tokens, float32[P, M].
+
+        Raises what the group's all_reduce raises.
+        """
+        hidden_NM = self._model.embed(step.ids_N).float().contiguous()
+        reported_PM = hidden_NM.new_empty(len(step.reported_P), hidden_NM.shape[1])
+        struct = CStep(
+            num_tokens=len(hidden_NM),
+            num_reported=len(reported_PM),
+            hidden=hidden_NM.data_ptr(),
+            positions=step.positions_N.data_ptr(),
+            slots=step.slots_N.data_ptr(),
+            table_starts=step.table_starts_N.data_ptr(),
+            blocks=step.block_tables.data_ptr(),
+            reported=step.reported_P.data_ptr(),
+            reported_hidden=reported_PM.data_ptr(),
+        )
+        if not self._distributed:
+            self._runner.step(self._struct, struct)
+            return reported_PM
+        part_NM = torch.empty_like(hidden_NM)
+        struct.part = part_NM.data_ptr()
+        through_python = _Reduction(self._model.group, part_NM)
+        all_reduce = self._all_reduce or through_python.as_native()
+        struct.all_reduce, struct.context = all_reduce.function, all_reduce.context
+        all_reduce.check(self._runner.step(self._struct, struct))
+        return reported_PM
+
+    def logits(self, hidden_PM: Tensor) -> Tensor:
+        """Return float32[P, V]: the logits over this rank's slice of the vocabulary."""
+        return self._runner.linear(hidden_PM, self._head, self._rounds)
+
+
+class _Reduction:
+    """The group's all_reduce as a C function. An exception cannot pass through C: it is kept and raised after."""
+
+    def __init__(self, group: RankGroup, part_NM: Tensor) -> None:
+        self._group, self._part_NM = group, part_NM
+        self._error: Exception | None = None
+        self._callback = AllReduceFunction(self._reduce)
+
+    def as_native(self) -> NativeAllReduce:
+        """Return the C function. It works on the step's one part, wherever it is told that part and total lie."""
+        function = ctypes.cast(self._callback, ctypes.c_void_p).value
+        assert function is not None
+        return NativeAllReduce(function, 0, self._check)
+
+    def _reduce(self, context: int | None, part: int | None, total: int | None, count: int) -> int:
+        try:
+            self._part_NM.copy_(self._group.all_reduce(self._part_NM))
+        except Exception as error:  # whatever it is, the caller of the step gets it
+            self._error = error
+            return 1
+        return 0
+
+    def _check(self, result: int) -> None:
+        if self._error is not None:
+            raise self._error
+
+
+def _layer_matrices(layer: Layer) -> tuple[Matrix, ...]:
+    """Return the matrices in the order of the C struct."""
+    attention, feed_forward = layer.attention, layer.feed_forward
+    modules = (attention.qkv, attention.output, feed_forward.gate_up, feed_forward.down)
+    return tuple(matrix_of(module) for module in modules)
+
+
+def matrix_of(module: nn.Linear) -> Matrix:
+    """Return a linear layer's weights as the kernels read them."""
+    return float_matrix(module.weight)
+
+
+def _narrow_head(model: Llama) -> Tensor:
+    """Return the head's weights in the narrowest type that holds them exactly; the embedding's own where tied."""
+    head, embedding = model.head.weight, model.embedding.weight
+    if embedding.shape == head.shape and torch.equal(embedding.float(), head):
+        return embedding
+    narrow = head.bfloat16()
+    return narrow if torch.equal(narrow.float(), head) else head
+
+
+def _first_queries(part: Partition) -> list[int]:
+    """Return where each local KV head's query heads begin, and where the last one's end."""
+    kv_of_query = list(part.kv_of_query)
+    assert kv_of_query == sorted(kv_of_query), "query heads lie in the order of their KV heads"
+    return [sum(kv < head for kv in kv_of_query) for head in range(part.kv_heads.size + 1)]

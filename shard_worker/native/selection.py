@@ -1,0 +1,39 @@
+"""Whether a rank computes in native code, and if not, why."""
+
+import logging
+from typing import Literal
+
+import torch
+
+from common.errors import SettingsError
+from shard_worker.model.kv_cache import KVCache
+from shard_worker.model.llama import Llama
+from shard_worker.native.decoder import NativeDecoder
+from shard_worker.native.library import Runner
+from shard_worker.partition import Partition
+
+log = logging.getLogger(__name__)
+
+
+def native_decoder(
+    choice: Literal["auto", "on", "off"], attention: str, model: Llama, cache: KVCache, part: Partition
+) -> NativeDecoder | None:
+    """Return the model's native decoder, or None where PyTorch computes everything; that is logged with its reason.
+
+    Raises SettingsError when `choice` is "on" and it cannot be had.
+    """
+    if choice == "off":
+        return None
+    try:
+        if model.embedding.weight.device.type != "cpu":
+            raise SettingsError("they are for the CPU")
+        if attention == "reference":
+            raise SettingsError("reference attention is PyTorch's")
+        runner = Runner(torch.get_num_threads())
+    except SettingsError as error:
+        if choice == "on":
+            raise SettingsError(f"native kernels cannot be used: {error}") from error
+        log.info("PyTorch computes every step, native kernels are not in use: %s", error)
+        return None
+    log.info("native kernels: %s, %d threads", runner.kernels, torch.get_num_threads())
+    return NativeDecoder(model, cache, part, runner)
