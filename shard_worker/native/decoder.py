@@ -5,12 +5,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from common.errors import SettingsError
 from shard_worker.model.kv_cache import KVCache
+from shard_worker.model.linear import FloatLinear, Int4Linear, Int8Linear, Linear
 from shard_worker.model.llama import Layer, Llama, StepInputs
 from shard_worker.native.library import Runner
-from shard_worker.native.structures import AllReduceFunction, CLayer, CModel, CStep, Matrix, float_matrix
+from shard_worker.native.structures import (
+    INT4_GROUPS,
+    AllReduceFunction,
+    CLayer,
+    CModel,
+    CStep,
+    Matrix,
+    float_matrix,
+    int4_matrix,
+    int8_matrix,
+)
 from shard_worker.parallel import RankGroup
 from shard_worker.partition import Partition
 
@@ -44,7 +56,7 @@ class NativeDecoder:
         self._model, self._runner, self._all_reduce = model, runner, all_reduce
         self._distributed = part.world_size > 1
         self._rounds = cache.layer(0).dtype == torch.bfloat16
-        self._head = float_matrix(_narrow_head(model))
+        self._head = _head_matrix(model)
         layers = [layer for layer in model.layers if isinstance(layer, Layer)]
         self._matrices = [_layer_matrices(layer) for layer in layers]
         self._cache = cache  # keeps the memory that the structs point to
@@ -150,18 +162,27 @@ def _layer_matrices(layer: Layer) -> tuple[Matrix, ...]:
     return tuple(matrix_of(module) for module in modules)
 
 
-def matrix_of(module: nn.Linear) -> Matrix:
-    """Return a linear layer's weights as the kernels read them."""
-    return float_matrix(module.weight)
+def matrix_of(linear: Linear) -> Matrix:
+    """Return a linear layer's weights as the kernels read them. Raises SettingsError for a form they do not know."""
+    match linear:
+        case FloatLinear():
+            return float_matrix(linear.weight)
+        case Int8Linear():
+            return int8_matrix(linear.q, linear.scale)
+        case Int4Linear() if linear.group_size in INT4_GROUPS:
+            return int4_matrix(linear.q, linear.scale, linear.zero, linear.in_features, linear.group_size)
+    raise SettingsError(f"no kernel for {type(linear).__name__}")
 
 
-def _narrow_head(model: Llama) -> Tensor:
-    """Return the head's weights in the narrowest type that holds them exactly; the embedding's own where tied."""
-    head, embedding = model.head.weight, model.embedding.weight
-    if embedding.shape == head.shape and torch.equal(embedding.float(), head):
-        return embedding
-    narrow = head.bfloat16()
-    return narrow if torch.equal(narrow.float(), head) else head
+def _head_matrix(model: Llama) -> Matrix:
+    """Return the head in the narrowest type that holds it exactly; the embedding's own memory where they are tied."""
+    head, embedding = model.head, model.embedding
+    if not isinstance(head, FloatLinear):
+        return matrix_of(head)
+    if isinstance(embedding, FloatLinear) and torch.equal(embedding.weight.float(), head.weight):
+        return float_matrix(embedding.weight)
+    narrow = head.weight.bfloat16()
+    return float_matrix(narrow if torch.equal(narrow.float(), head.weight) else head.weight)
 
 
 def _first_queries(part: Partition) -> list[int]:

@@ -8,8 +8,9 @@ import torch
 from common.errors import SettingsError
 from shard_worker.model.kv_cache import KVCache
 from shard_worker.model.llama import Llama
-from shard_worker.native.decoder import NativeDecoder
+from shard_worker.native.decoder import NativeAllReduce, NativeDecoder
 from shard_worker.native.library import Runner
+from shard_worker.parallel import RankGroup
 from shard_worker.partition import Partition
 
 log = logging.getLogger(__name__)
@@ -30,10 +31,19 @@ def native_decoder(
         if attention == "reference":
             raise SettingsError("reference attention is PyTorch's")
         runner = Runner(torch.get_num_threads())
+        decoder = NativeDecoder(model, cache, part, runner, _native_all_reduce(model.group))
     except SettingsError as error:
         if choice == "on":
             raise SettingsError(f"native kernels cannot be used: {error}") from error
         log.info("PyTorch computes every step, native kernels are not in use: %s", error)
         return None
     log.info("native kernels: %s, %d threads", runner.kernels, torch.get_num_threads())
-    return NativeDecoder(model, cache, part, runner)
+    return decoder
+
+
+def _native_all_reduce(group: RankGroup) -> NativeAllReduce | None:
+    """Return the group's all-reduce without a way through Python, where it has one."""
+    if group.shared_memory is None:
+        return None
+    function, context = group.shared_memory.entry_point
+    return NativeAllReduce(function, context, group.shared_memory.check)
