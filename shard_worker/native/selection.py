@@ -26,7 +26,7 @@ def native_decoder(
     if choice == "off":
         return None
     try:
-        if model.embedding.weight.device.type != "cpu":
+        if model.rope.cos.device.type != "cpu":
             raise SettingsError("they are for the CPU")
         if attention == "reference":
             raise SettingsError("reference attention is PyTorch's")

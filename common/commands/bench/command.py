@@ -17,7 +17,7 @@ AS_UP = "as in `tandem up`"
 @click.option("--address", metavar="HOST:PORT", help="gateway to measure; without it, one is started and stopped again")
 @click.option("--model", help=f"{AS_UP}; with --address: where its checkpoint lies here, to count its bytes")
 @click.option("--tp", metavar="INTEGER", help=AS_UP)
-@click.option("--device", help=AS_UP)
+@click.option("--device", help=f"{AS_UP}; with --address: on what it runs, cpu if not given")
 @click.option("--dtype", help=AS_UP)
 @click.option("--threads", metavar="INTEGER", help=AS_UP)
 @click.option("--gateway", multiple=True, metavar="KEY=VALUE", help=AS_UP)

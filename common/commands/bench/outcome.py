@@ -20,7 +20,7 @@ from common.commands.bench.table import table_lines
 from common.process import set_up_logging
 from common.supervisor import ChildEnded, Stopped
 
-UP_FLAGS = ("model", "tp", "device", "dtype", "threads", "gateway", "shard")
+ONLY_OF_OWN = ("tp", "dtype", "threads", "gateway", "shard")
 
 
 def bench_and_show(flags: Mapping[str, Any]) -> int:
@@ -32,7 +32,7 @@ def bench_and_show(flags: Mapping[str, Any]) -> int:
     os.environ["TANDEM_LOG_LEVEL"] = flags["log_level"]  # children log alike
     earlier = [point for path in flags["beside"] for point in read_roofline(path)]
     plan = plan_of(flags)
-    gateway = Gateway(flags["address"], {name: flags[name] for name in UP_FLAGS})
+    gateway = gateway_of(flags)
     try:
         results = asyncio.run(run(gateway, plan, flags["peak_gb_s"]))
     except Stopped:
@@ -51,6 +51,14 @@ def bench_and_show(flags: Mapping[str, Any]) -> int:
             except OSError as error:
                 raise click.ClickException(f"cannot write {path}: {error.strerror or error}") from None
     return 0
+
+
+def gateway_of(flags: Mapping[str, Any]) -> Gateway:
+    """Return which gateway to measure. Raises click.UsageError on flags that a running one cannot follow any more."""
+    late = [f"--{name}" for name in ONLY_OF_OWN if flags[name]]
+    if flags["address"] is not None and late:
+        raise click.UsageError(f"{', '.join(late)}: the gateway at {flags['address']} is running already")
+    return Gateway(flags["address"], {name: flags[name] for name in (*ONLY_OF_OWN, "model", "device")})
 
 
 def plan_of(flags: Mapping[str, Any]) -> Plan:

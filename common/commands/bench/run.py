@@ -21,7 +21,8 @@ from common.supervisor import Supervisor
 class Gateway:
     """Which gateway to measure: the one at `address`, or one of our own where that is None.
 
-    `flags` are those of `tandem up`; of a running gateway, "model" says where its checkpoint lies on this machine.
+    `flags` are those of `tandem up`; of a running gateway, "model" says where its checkpoint lies on this machine, and
+    "device" on what it runs.
     """
 
     address: str | None
@@ -41,24 +42,25 @@ async def run(gateway: Gateway, plan: Plan, peak_gb_per_s: float | None) -> Resu
     bandwidth = await measure_bandwidth() if probing else None
     if settings is None:
         assert gateway.address is not None
-        measured, memory, named = await _running(gateway.address, plan), dict[str, int](), gateway.flags["model"]
+        named = gateway.flags["model"]
+        assert named is None or isinstance(named, str)
+        measured, memory = await _running(gateway.address, named, plan), dict[str, int]()
     else:
         measured, memory = await _own(settings, plan)
-        named = settings.model
     if bandwidth is not None:
         bandwidth = bandwidth.better(await measure_bandwidth())
-    assert named is None or isinstance(named, str)
-    return _results(plan, measured, memory, bandwidth, peak_gb_per_s, find_checkpoint(measured.model, named))
+    return _results(plan, *measured, memory, bandwidth, peak_gb_per_s)
 
 
-async def _running(address: str, plan: Plan) -> Measured:
+async def _running(address: str, named: str | None, plan: Plan) -> tuple[Measured, Path | None]:
     async with connected(address) as client:
-        return await measure(client, plan)
+        checkpoint = find_checkpoint(client.model, named)  # first: a wrong name must not cost a whole measurement
+        return await measure(client, plan), checkpoint
 
 
-async def _own(settings: UpSettings, plan: Plan) -> tuple[Measured, dict[str, int]]:
+async def _own(settings: UpSettings, plan: Plan) -> tuple[tuple[Measured, Path | None], dict[str, int]]:
     async with running_stack(settings) as stack:
-        measured = await stack.supervisor.while_running(_running(stack.address, plan))
+        measured = await stack.supervisor.while_running(_running(stack.address, settings.model, plan))
         return measured, _memory(stack.supervisor)
 
 
@@ -70,10 +72,10 @@ def _memory(supervisor: Supervisor) -> dict[str, int]:
 def _results(
     plan: Plan,
     measured: Measured,
+    checkpoint: Path | None,
     memory: dict[str, int],
     bandwidth: Bandwidth | None,
     peak_gb_per_s: float | None,
-    checkpoint: Path | None,
 ) -> Results:
     model = measured.model
     ranks = model.tensor_parallel_size

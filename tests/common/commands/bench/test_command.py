@@ -12,7 +12,7 @@ import pytest
 from common.cli import main
 from common.commands.bench.command import bench
 from common.commands.bench.load import ClosedLoop, Lengths, OpenLoop
-from common.commands.bench.outcome import plan_of
+from common.commands.bench.outcome import gateway_of, plan_of
 
 HELP = [sys.executable, "-m", "common.cli.main", "bench", "--help"]
 
@@ -80,6 +80,13 @@ def test_a_compared_command_is_split_as_a_shell_would() -> None:
 def test_flags_that_make_no_sense_are_refused(arguments: tuple[str, ...]) -> None:
     with pytest.raises(click.UsageError):
         plan_of(flags(*arguments))
+
+
+def test_a_running_gateway_cannot_be_set() -> None:
+    assert gateway_of(flags("--address", "x:1", "--model", "y")).flags["model"] == "y"
+    assert gateway_of(flags("--tp", "2", "--shard", "a=b")).flags["tp"] == "2"
+    with pytest.raises(click.UsageError, match="--tp, --shard: the gateway at x:1 is running already"):
+        gateway_of(flags("--address", "x:1", "--tp", "2", "--shard", "a=b"))
 
 
 def test_nobody_at_the_address(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
