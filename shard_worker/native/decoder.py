@@ -27,7 +27,7 @@ from shard_worker.parallel import RankGroup
 from shard_worker.partition import Partition
 
 # Past this PyTorch's blocked products are as fast: they read each weight once for many rows.
-MAX_TOKENS = 32
+MAX_TOKENS = 64
 
 
 @dataclass(frozen=True)
