@@ -37,21 +37,25 @@ def dequantize_int8(q_NK: Tensor, scale_N: Tensor) -> Tensor:
 def quantize_int4(w_NK: Tensor, group_size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return q, scale and zero of the int4 format, rounded to nearest. Raises CheckpointError unless w is finite."""
     w_NK = _finite(w_NK)
-    rows, columns = w_NK.shape
-    padding = -columns % group_size
-    # The last column again, in a partial group, moves neither its least nor its largest value.
-    padded = torch.cat((w_NK, w_NK[:, -1:].expand(rows, padding)), dim=1)
-    scale_NG, zero_NG = group_grid(padded.view(rows, -1, group_size))
-    q_NK = nearest_int4(w_NK, per_column(scale_NG, group_size, columns), per_column(zero_NG, group_size, columns))
+    columns = w_NK.shape[1]
+    w_NGg = grouped(w_NK, group_size)
+    scale_NG, zero_NG = grid(w_NGg.amin(dim=-1), w_NGg.amax(dim=-1))
+    q_NK = nearest_int4(w_NGg, scale_NG.unsqueeze(-1), zero_NG.unsqueeze(-1)).flatten(1)[:, :columns]
     return pack_nibbles(q_NK), scale_NG, zero_NG
 
 
-def group_grid(w: Tensor) -> tuple[Tensor, Tensor]:
-    """Return scale and zero, bfloat16[...], of a grid that spans the values of each group w[..., g].
+def grouped(w_NK: Tensor, group_size: int) -> Tensor:
+    """Return w[N, G, group_size]; a partial group is filled up with its last column, which changes no extremes."""
+    rows, columns = w_NK.shape
+    filling = w_NK[:, -1:].expand(rows, -columns % group_size)
+    return torch.cat((w_NK, filling), dim=1).view(rows, -1, group_size)
 
-    Raises CheckpointError where the span has no finite width. A group of one value has scale 0 and that value as zero.
+
+def grid(least: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
+    """Return scale and zero, bfloat16, of grids that span [least, largest], all of one shape.
+
+    Where both are equal, scale is 0 and zero is that value. Raises CheckpointError where bfloat16 cannot express them.
     """
-    least, largest = w.amin(dim=-1), w.amax(dim=-1)
     scale = ((largest - least) / INT4_MAX).bfloat16()
     # From the rounded scale, so that the grid's middle, not its end, takes the rounding.
     zero = torch.where(scale == 0, least, (least + largest + scale) / 2).bfloat16()
@@ -61,7 +65,7 @@ def group_grid(w: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def nearest_int4(w: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    """Return the nearest grid points, 0 to 15 as uint8; all three are of one shape."""
+    """Return the nearest grid points, 0 to 15 as uint8; scale and zero broadcast to w's shape."""
     steps = ((w - zero.float()) / _divisor(scale.float())).round() + INT4_MIDDLE
     return steps.clamp(0, INT4_MAX).to(torch.uint8)
 

@@ -5,7 +5,13 @@ import torch
 from torch import Tensor
 
 from common.errors import CheckpointError
-from shard_worker.quantization.formats import dequantize_int4, quantize_int4
+from shard_worker.quantization.formats import (
+    dequantize_int4,
+    nearest_int4,
+    per_column,
+    quantize_int4,
+    unpack_nibbles,
+)
 from shard_worker.quantization.gptq import quantize_gptq
 
 
@@ -36,20 +42,35 @@ def test_it_beats_rounding_on_inputs_it_has_not_seen(columns: int, group_size: i
     assert output_error(x[1500:], w_NK, solved, group_size) < 0.5 * output_error(x[1500:], w_NK, nearest, group_size)
 
 
-def test_uncorrelated_inputs_leave_nothing_to_make_good() -> None:
+def weight_error(w_NK: Tensor, quantized: tuple[Tensor, Tensor, Tensor]) -> float:
+    return (dequantize_int4(*quantized, 32, w_NK.shape[1]) - w_NK).pow(2).sum().item()
+
+
+def test_uncorrelated_inputs_leave_only_the_grid_to_choose() -> None:
+    """Nothing can be made good: each weight goes to the nearest point of a grid that is no worse than the widest."""
     w_NK = weights(10, 70)
-    for one, other in zip(quantize_gptq(w_NK, torch.eye(70), 32), quantize_int4(w_NK, 32), strict=True):
-        assert torch.equal(one, other)
+    packed, scale_NG, zero_NG = quantize_gptq(w_NK, torch.eye(70), 32)
+    scale_NK, zero_NK = per_column(scale_NG, 32, 70), per_column(zero_NG, 32, 70)
+    assert torch.equal(unpack_nibbles(packed, 70), nearest_int4(w_NK, scale_NK, zero_NK))
+    nearest = quantize_int4(w_NK, 32)
+    assert weight_error(w_NK, (packed, scale_NG, zero_NG)) < weight_error(w_NK, nearest)
+    assert (scale_NG <= nearest[1]).all() and (scale_NG < nearest[1]).any()
 
 
-def test_inputs_that_were_never_active_are_rounded_to_nearest() -> None:
+def test_what_is_on_a_grid_stays_exact() -> None:
+    w_NK = (torch.arange(16).repeat(4, 8)[:, torch.randperm(128)] - 8) * 0.125 - 0.5
+    x = correlated_inputs(128)
+    assert torch.equal(dequantize_int4(*quantize_gptq(w_NK, x.T @ x, 64), 64, 128), w_NK)
+
+
+def test_inputs_that_were_never_active_are_rounded_on_their_own() -> None:
     w_NK, x = weights(10, 64), correlated_inputs(64)
     x[:, 32:] = 0
     solved, nearest = quantize_gptq(w_NK, x.T @ x, 32), quantize_int4(w_NK, 32)
-    assert torch.equal(solved[0][:, 16:], nearest[0][:, 16:])
-    assert not torch.equal(solved[0][:, :16], nearest[0][:, :16])
-    for one, other in zip(quantize_gptq(w_NK, torch.zeros(64, 64), 32), nearest, strict=True):
-        assert torch.equal(one, other)
+    back_NK, nearest_NK = dequantize_int4(*solved, 32, 64), dequantize_int4(*nearest, 32, 64)
+    assert (back_NK - w_NK)[:, 32:].pow(2).sum() <= (nearest_NK - w_NK)[:, 32:].pow(2).sum()
+    assert output_error(x, w_NK, solved, 32) < 0.5 * output_error(x, w_NK, nearest, 32)
+    assert weight_error(w_NK, quantize_gptq(w_NK, torch.zeros(64, 64), 32)) <= weight_error(w_NK, nearest)
 
 
 def test_fewer_samples_than_columns_will_do() -> None:
