@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from common.commands.findings import Finding
+from common.errors import SettingsError
+from shard_worker.collectives.segment import Segment, new_name, unlink
+from shard_worker.collectives.shared_memory import load_library, segment_bytes
 
 RANKS = 2
 RANK_TIMEOUT_S = 60.0
@@ -36,6 +39,19 @@ def findings() -> Iterator[Finding]:
     if not devices:
         yield Finding("ok", "devices", "no GPU that torch can use: ranks run on the CPU")
     yield check_collective("nccl" if devices >= RANKS else "gloo")
+    yield check_shared_memory()
+
+
+def check_shared_memory() -> Finding:
+    """See whether ranks of this host can add up through shared memory."""
+    name = new_name()
+    try:
+        Segment.create(name, segment_bytes(load_library(), RANKS)).close()
+    except (SettingsError, OSError) as error:
+        return Finding("warn", "/dev/shm", str(error), "ranks will add up by torch.distributed, many times slower")
+    finally:
+        unlink(name)
+    return Finding("ok", "/dev/shm", "ranks of this host can add up through shared memory")
 
 
 def check_collective(backend: str) -> Finding:
