@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import click
 import pytest
@@ -102,7 +103,10 @@ def test_a_closed_stdout_is_no_error_message() -> None:
 def test_ctrl_c_ends_with_130() -> None:
     command_line = [*TANDEM, "generate", "--address", "127.0.0.1:1"]  # waits for its prompt on stdin
     process = subprocess.Popen(command_line, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(1.0)
+    deadline_s = time.monotonic() + 30
+    while "cygrpc" not in Path(f"/proc/{process.pid}/maps").read_text() and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    time.sleep(1.0)  # from its last import to reading stdin
     os.kill(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=10)
     assert process.returncode == 130
