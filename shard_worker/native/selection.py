@@ -9,6 +9,7 @@ from common.errors import SettingsError
 from shard_worker.model.kv_cache import KVCache
 from shard_worker.model.llama import Llama
 from shard_worker.native.decoder import NativeAllReduce, NativeDecoder
+from shard_worker.native.huge_pages import move_to_huge_pages
 from shard_worker.native.library import Runner
 from shard_worker.parallel import RankGroup
 from shard_worker.partition import Partition
@@ -31,6 +32,7 @@ def native_decoder(
         if attention == "reference":
             raise SettingsError("reference attention is PyTorch's")
         runner = Runner(torch.get_num_threads())
+        move_to_huge_pages(model)
         decoder = NativeDecoder(model, cache, part, runner, _native_all_reduce(model.group))
     except SettingsError as error:
         if choice == "on":

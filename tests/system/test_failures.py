@@ -57,7 +57,9 @@ def test_sigterm_lets_a_stream_finish_and_refuses_new_ones(tiny_model: TinyModel
         with ThreadPoolExecutor(1) as threads:
             rest = threads.submit(lambda: read_answer([first, *stream]))
             cluster.terminate()
+            deadline_s = time.monotonic() + 20
             while "draining" not in cluster.log:
+                assert time.monotonic() < deadline_s, cluster.log
                 time.sleep(0.005)
             problem = problem_of(generate, cluster.stub, text_request("too late", 1))
             assert not rest.done(), "the stream ended before the new request was refused"

@@ -27,6 +27,7 @@ template <class T>
 struct Dense {
     using Stored = T;
     explicit Dense(const Matrix& matrix) : matrix(matrix) {}
+    const char* row(int64_t row) const { return bytes(row, 0); }
     const char* bytes(int64_t row, int64_t k) const {
         return reinterpret_cast<const char*>(static_cast<const T*>(matrix.weight) + row * matrix.columns + k);
     }
@@ -48,6 +49,7 @@ struct Int4 {
     explicit Int4(const Matrix& matrix)
         : matrix(matrix), groups((matrix.columns + matrix.group - 1) / matrix.group), stride((matrix.columns + 1) / 2),
           shift(__builtin_ctz(unsigned(matrix.group))) {}
+    const char* row(int64_t row) const { return bytes(row, 0); }
     const char* bytes(int64_t row, int64_t k) const {
         return static_cast<const char*>(matrix.weight) + row * stride + k / 2;
     }

@@ -26,9 +26,21 @@ struct ExactDot {
     }
 };
 
+// With few rows of x memory is what we wait for. The processor's prefetchers follow one stream: reading several rows
+// of a matrix side by side reaches half its speed, so a byte of each cache line is read before, in order. With many
+// rows that would only be a wait of its own, and prefetching beside the sums is better.
+constexpr int64_t many_rows = 8;
+constexpr int64_t prefetch_bytes = 2048;
+
+void touch(const char* from, const char* to) {
+    for (; from < to; from += 64) {
+        static_cast<void>(*static_cast<const volatile char*>(from));
+    }
+}
+
 template <class Dot, class F, int num_rows, int num_outputs>
 void block(const F& format, const typename Dot::Activation* x, int64_t ldx, int64_t n, float* out, int64_t ldo,
-           bool accumulate) {
+           bool accumulate, bool ahead) {
     constexpr int step = 2 * Vec::width;
     const int64_t columns = format.matrix.columns;
     Vec::Reg sums[num_outputs][num_rows];
@@ -42,7 +54,9 @@ void block(const F& format, const typename Dot::Activation* x, int64_t ldx, int6
         typename Dot::Weights weights[num_outputs];
         for (int j = 0; j < num_outputs; j++) {
             weights[j] = Dot::weights(format, n + j, k);
-            __builtin_prefetch(format.bytes(n + j, k) + 2048);
+            if (ahead) {
+                __builtin_prefetch(format.bytes(n + j, k) + prefetch_bytes);
+            }
         }
         for (int m = 0; m < num_rows; m++) {
             const auto run = Dot::load(x + m * ldx + k);
@@ -65,30 +79,36 @@ void block(const F& format, const typename Dot::Activation* x, int64_t ldx, int6
 }
 
 template <class Dot, class F, int num_outputs>
-void outputs(const F& format, const typename Dot::Activation* x, int64_t ldx, int64_t num_rows, int64_t n, float* out, int64_t ldo,
-             bool accumulate) {
+void outputs(const F& format, const typename Dot::Activation* x, int64_t ldx, int64_t num_rows, int64_t n, float* out,
+             int64_t ldo, bool accumulate) {
+    const bool many = num_rows >= many_rows;
+    if (num_outputs > 1 && !many) {
+        touch(format.row(n), format.row(n + num_outputs));
+    }
     int64_t m = 0;
     if constexpr (Vec::block_rows >= 8) {
         for (; m + 8 <= num_rows; m += 8) {
-            block<Dot, F, 8, num_outputs>(format, x + m * ldx, ldx, n, out + m * ldo, ldo, accumulate);
+            block<Dot, F, 8, num_outputs>(format, x + m * ldx, ldx, n, out + m * ldo, ldo, accumulate,
+                                       m == 0);
         }
     }
     if constexpr (Vec::block_rows >= 4) {
         for (; m + 4 <= num_rows; m += 4) {
-            block<Dot, F, 4, num_outputs>(format, x + m * ldx, ldx, n, out + m * ldo, ldo, accumulate);
+            block<Dot, F, 4, num_outputs>(format, x + m * ldx, ldx, n, out + m * ldo, ldo, accumulate,
+                                          many && m == 0);
         }
     }
     for (; m + 2 <= num_rows; m += 2) {
-        block<Dot, F, 2, num_outputs>(format, x + m * ldx, ldx, n, out + m * ldo, ldo, accumulate);
+        block<Dot, F, 2, num_outputs>(format, x + m * ldx, ldx, n, out + m * ldo, ldo, accumulate, many && m == 0);
     }
     if (m < num_rows) {
-        block<Dot, F, 1, num_outputs>(format, x + m * ldx, ldx, n, out + m * ldo, ldo, accumulate);
+        block<Dot, F, 1, num_outputs>(format, x + m * ldx, ldx, n, out + m * ldo, ldo, accumulate, false);
     }
 }
 
 template <class Dot, class F>
-void linear_of(const Matrix& matrix, const typename Dot::Activation* x, int64_t ldx, int64_t num_rows, int64_t first, int64_t last,
-               float* out, int64_t ldo, bool accumulate) {
+void linear_of(const Matrix& matrix, const typename Dot::Activation* x, int64_t ldx, int64_t num_rows, int64_t first,
+               int64_t last, float* out, int64_t ldo, bool accumulate) {
     const F format(matrix);
     const bool wide = num_rows >= Vec::block_rows;
     int64_t n = first;
@@ -106,8 +126,8 @@ void linear_of(const Matrix& matrix, const typename Dot::Activation* x, int64_t 
 }
 
 template <class Dot>
-void linear_with(const Matrix& matrix, const typename Dot::Activation* x, int64_t ldx, int64_t num_rows, int64_t first, int64_t last,
-            float* out, int64_t ldo, bool accumulate) {
+void linear_with(const Matrix& matrix, const typename Dot::Activation* x, int64_t ldx, int64_t num_rows, int64_t first,
+                 int64_t last, float* out, int64_t ldo, bool accumulate) {
     switch (Format(matrix.format)) {
         case Format::float32:
             return linear_of<Dot, Dense<float>>(matrix, x, ldx, num_rows, first, last, out, ldo, accumulate);
