@@ -86,7 +86,7 @@ def test_decodes_are_in_every_step_beside_a_long_prompt() -> None:
 
 
 def test_all_prefills_of_a_step_share_one_allowance() -> None:
-    scheduler, ranks = scheduler_of(256, max_step_tokens=512, max_prefill_chunk_tokens=10), FakeRanks(SIZE)
+    scheduler, ranks = scheduler_of(256, max_step_tokens=512, max_prefill_chunk_tokens=5), FakeRanks(SIZE)
     add(scheduler, [0], max_new=100)
     step(scheduler, ranks)
     for _ in range(50):
@@ -95,7 +95,7 @@ def test_all_prefills_of_a_step_share_one_allowance() -> None:
     assert scheduler.pacer.allowance(1) == MIN_CHUNK_TOKENS
     older, younger, _last = (add(scheduler, [n] * 40) for n in range(3))
     plan = step(scheduler, ranks)
-    assert [(row.sequence, len(row.token_ids)) for row in plan.rows[1:]] == [(older, 10), (younger, 6)]
+    assert [(row.sequence, len(row.token_ids)) for row in plan.rows[1:]] == [(older, 5), (younger, 3)]
 
 
 def test_a_request_that_can_never_fit_is_refused_at_once() -> None:
