@@ -101,7 +101,8 @@ def test_a_stream_that_is_given_up_makes_room_at_once(cluster: Cluster, manner: 
 def test_a_client_that_vanishes_is_given_up(tmp_path: Path) -> None:
     """SIGSTOP closes no connection: only the unanswered ping tells. Its blocks are free soon after."""
     slow = make_tiny_model(tmp_path, TinyShape(layers=40, context_length=POOL_TOKENS))
-    with running_cluster(model=slow.folder, dtype="float32", kv_cache_tokens=POOL_TOKENS) as cluster:
+    settings = {"kv_cache_tokens": POOL_TOKENS, "shard": "native=off"}  # slower, so that the stream outlives the pings
+    with running_cluster(model=slow.folder, dtype="float32", **settings) as cluster:
         client = subprocess.Popen(
             [sys.executable, "-c", CLIENT, cluster.address], env=environment(), stdout=subprocess.PIPE, text=True
         )

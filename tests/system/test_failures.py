@@ -50,7 +50,8 @@ def test_a_killed_rank_ends_everything(tiny_model: TinyModel, idle: bool) -> Non
 
 def test_sigterm_lets_a_stream_finish_and_refuses_new_ones(tiny_model: TinyModel) -> None:
     request = text_request("a last story", 600)
-    with running_cluster(model=tiny_model.folder, dtype="float32", kv_cache_tokens=4096) as cluster:
+    settings = {"kv_cache_tokens": 4096, "shard": "native=off"}  # slower, so that the stream outlives the refusal
+    with running_cluster(model=tiny_model.folder, dtype="float32", **settings) as cluster:
         expected = generate(cluster.stub, request).ids
         stream = cluster.stub.Generate(request, timeout=120)
         first = next(stream)
