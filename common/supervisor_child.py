@@ -39,7 +39,7 @@ class Child:
         """Start `command`, in its own session: a terminal's Ctrl-C is for the supervisor alone."""
         process = await asyncio.create_subprocess_exec(
             *command.command_line,
-            env={**os.environ, **command.environ, DIE_WITH_PARENT: str(os.getpid())},
+            env={**os.environ, **_logging_alike(), **command.environ, DIE_WITH_PARENT: str(os.getpid())},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -91,6 +91,11 @@ class Child:
             _write_to_stderr(b"".join(prefix + line + b"\n" for line in lines))
         if rest:
             _write_to_stderr(prefix + rest + b"\n")
+
+
+def _logging_alike() -> dict[str, str]:
+    """Return the variable that has one of our commands log as this process does."""
+    return {"TANDEM_LOG_LEVEL": logging.getLevelName(log.getEffectiveLevel()).lower()}
 
 
 def _write_to_stderr(data: bytes) -> None:

@@ -9,6 +9,8 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.support.leaks import held, leaked
 
 
@@ -106,3 +108,9 @@ def test_a_leaky_module_fails_and_a_session_fixture_is_no_leak(tmp_path: Path) -
     assert "2 passed, 1 error" in result.stdout, result.stdout + result.stderr
     (report,) = re.findall(r"left behind by this module:\n((?:  .+\n)+)", result.stdout)
     assert re.fullmatch(r"  descriptor .+/forgotten\n", report)
+
+
+def test_sees_a_variable_that_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = held()
+    monkeypatch.setenv("TANDEM_FORGOTTEN", "1")
+    assert leaked(before, 0) == ["environment TANDEM_FORGOTTEN=1"]

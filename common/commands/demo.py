@@ -44,7 +44,6 @@ def demo(
     flags = {"model": model, "tp": tp, "device": device, "dtype": dtype, "listen": "127.0.0.1:0"}
     settings = resolve(UpSettings, "TANDEM_UP", flags, os.environ)
     set_up_logging("demo", log_level)
-    os.environ["TANDEM_LOG_LEVEL"] = log_level  # children log alike
     if request_flags["max_tokens"] is None:
         request_flags["max_tokens"] = MAX_TOKENS
     return asyncio.run(run(settings, prompt, request_flags))

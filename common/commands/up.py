@@ -29,7 +29,6 @@ def up(config: Path | None, log_level: str, **flags: object) -> int:
     """
     settings = resolve(UpSettings, "TANDEM_UP", flags, os.environ, config)
     set_up_logging("up", log_level)
-    os.environ["TANDEM_LOG_LEVEL"] = log_level  # children log alike
     return asyncio.run(serve(settings))
 
 

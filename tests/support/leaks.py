@@ -1,6 +1,7 @@
-"""What this process holds that a test must give back: threads, child processes, file descriptors."""
+"""What this process holds that a test must give back: threads, child processes, file descriptors, environment."""
 
 import gc
+import os
 import threading
 import time
 from collections import Counter
@@ -12,13 +13,15 @@ import psutil
 KEPT_PROCESSES = ("multiprocessing.resource_tracker", "torch/_inductor/compile_worker")
 # Descriptors that libraries open on first use and keep: epoll and event objects, devices, memory files.
 KEPT_DESCRIPTORS = ("anon_inode:", "/dev/", "/proc/", "/sys/", "/memfd:")
+# Variables that pytest and torch set for the rest of the process.
+KEPT_VARIABLES = ("PYTEST_CURRENT_TEST",)
 POLL_S = 0.05
 
 
 def held() -> Counter[str]:
-    """Return a line for each non-daemon thread, each descendant process and each open file, socket and pipe."""
+    """Return a line for each non-daemon thread, descendant process, open file, socket and pipe, and variable set."""
     threads = (f"thread {t.name} ({t.ident})" for t in threading.enumerate() if not t.daemon)
-    return Counter([*threads, *_processes(), *_descriptors()])
+    return Counter([*threads, *_processes(), *_descriptors(), *_environment()])
 
 
 def leaked(before: Counter[str], patience_s: float) -> list[str]:
@@ -44,6 +47,10 @@ def _processes() -> list[str]:
         if not any(kept in command for kept in KEPT_PROCESSES):
             lines.append(f"process {child.pid}: {command}")
     return lines
+
+
+def _environment() -> list[str]:
+    return [f"environment {name}={value}" for name, value in os.environ.items() if name not in KEPT_VARIABLES]
 
 
 def _descriptors() -> list[str]:

@@ -1,7 +1,6 @@
 """From the flags of `tandem bench` to its terminal report and its files."""
 
 import asyncio
-import os
 import re
 import shlex
 import time
@@ -29,7 +28,6 @@ def bench_and_show(flags: Mapping[str, Any]) -> int:
     Raises click.ClickException when a gateway, a child or the compared command fails, or a file cannot be written.
     """
     set_up_logging("bench", flags["log_level"])
-    os.environ["TANDEM_LOG_LEVEL"] = flags["log_level"]  # children log alike
     earlier = [point for path in flags["beside"] for point in read_roofline(path)]
     plan = plan_of(flags)
     gateway = gateway_of(flags)
