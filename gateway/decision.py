@@ -76,7 +76,8 @@ class Decision:
             return ENDED
         wanted = job.params.logprobs
         logprobs = None if wanted is None else token_logprobs(candidates, position, choice, wanted)
-        return Outcome(token_ids=(choice.token_id,), finished=job.accept(choice.token_id, logprobs))
+        is_winner = choice.token_id == int(candidates.noised_ids[position, 0])
+        return Outcome((choice.token_id,), job.accept(choice.token_id, logprobs), is_winner)
 
     def _decide_scored(self, results: Seq[pb.StepResult]) -> None:
         rows: list[tuple[Row, Job | None]] = [(row, job) for row, job in self._rows if row.scored]

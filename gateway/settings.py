@@ -23,6 +23,7 @@ class GatewaySettings(Settings):
         description="prefill chunks shrink so that a step takes at most this many times a step without prefill; "
         "0 < limit <= 1 always takes the smallest chunk",
     )
+    run_ahead: bool = Field(default=True, description="ranks go on by themselves while the gateway decides")
     prefix_reuse: bool = Field(default=True, description="share KV blocks of equal prompt prefixes of one tenant")
 
     max_queued_requests: NonNegativeInt = Field(default=256, description="most requests that wait")

@@ -14,6 +14,7 @@ from gateway.scheduling.admission import BatchLimits
 from gateway.scheduling.block_pool import BlockPool
 from gateway.scheduling.plan import StepPlan
 from gateway.scheduling.prefill_pacer import PrefillPacer
+from gateway.scheduling.run_ahead import RunAheadPolicy
 from gateway.scheduling.scheduler import Scheduler
 from gateway.scheduling.sequence import Sequence
 from gateway.settings import GatewaySettings
@@ -158,13 +159,15 @@ class StepLoop:
         for failed in decision.failed:
             scheduler.fail(failed.sequence)
         scheduler.commit(plan, outcomes)
-        scheduler.pacer.observe(plan.decode_rows, plan.prefill_tokens, (answered_ns - sent_ns) * 1e-9)
         times = StepTimes(
             plan_ns=sent_ns - began_ns,
             round_trip_ns=answered_ns - sent_ns,
-            ranks=tuple(RankTimes(r.queue_ns, r.compute_ns, r.collective_ns, r.encode_ns) for r in results),
+            ranks=tuple(RankTimes(r.queue_ns, r.compute_ns, r.collective_ns, r.encode_ns, r.ahead_ns) for r in results),
         )
         decided_ns = time.perf_counter_ns()
+        hop_ns = times.plan_ns + times.wire_ns + decided_ns - answered_ns
+        scheduler.pacer.observe(plan.decode_rows, plan.prefill_tokens, (times.wire_ns + times.work_ns) * 1e-9)
+        scheduler.run_ahead.observe(hop_ns * 1e-9, times.work_ns * 1e-9)
         for job in jobs:
             if job is not None:
                 job.waterfall.add_step(times, decided_ns - answered_ns)
@@ -193,4 +196,5 @@ class StepLoop:
                 max_queued_tokens=settings.max_queued_tokens,
             ),
             prefix_reuse=settings.prefix_reuse,
+            run_ahead=RunAheadPolicy(settings.run_ahead),
         )

@@ -32,6 +32,7 @@ def summary_lines(finished: GenerateFinished) -> Iterator[str]:
             compute=rank.compute_ns,
             collective=rank.collective_ns,
             encode=rank.encode_ns,
+            run_ahead=rank.ahead_ns,
         )
         yield f"rank {number}, each step: {parts}"
 

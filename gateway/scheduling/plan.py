@@ -9,6 +9,8 @@ from gateway.scheduling.sequence import Kind, Sequence
 # boxing.
 NO_IDS = array("i")
 
+_CONFIRMATION_SMOOTHING = 0.1
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
@@ -39,6 +41,7 @@ class StepPlan:
     closes: tuple[int, ...]  # numbers to forget before the rows are run
     decode_rows: int
     prefill_tokens: int  # ids in all other rows
+    run_ahead: tuple[bool, ...] = ()  # with which rows the ranks go on by themselves; empty: with none
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class Outcome:
 
     token_ids: tuple[int, ...] = ()
     finished: bool = False
+    is_winner: bool = True  # the token is the best by noised score, with which the ranks may have gone on
 
 
 def make_row(sequence: Sequence, num_ids: int) -> Row:
@@ -75,4 +79,5 @@ def advance(row: Row, outcome: Outcome | None) -> None:
     if outcome is not None:
         assert len(outcome.token_ids) <= row.sampled and (outcome.token_ids or outcome.finished)
         sequence.append(outcome.token_ids)
+        sequence.confirmation += _CONFIRMATION_SMOOTHING * (outcome.is_winner - sequence.confirmation)
         assert len(sequence.token_ids) <= sequence.max_length

@@ -53,6 +53,7 @@ class Sequence:
     opened: bool = field(default=False, init=False)  # the ranks know `number`
     started: bool = field(default=False, init=False)  # it has left the queue at least once
     preemptions: int = field(default=0, init=False)
+    confirmation: float = field(default=1.0, init=False)  # moving share of its tokens that were winners
     cached_prompt_tokens: int = field(default=0, init=False)  # as found when it first started
 
     # The prefix cache's bookmarks: keys of the full blocks, how many blocks were looked up or published, and

@@ -178,16 +178,18 @@ class StepTimings(_message.Message):
     def __init__(self, plan_ns: _Optional[int] = ..., round_trip_ns: _Optional[int] = ..., wire_ns: _Optional[int] = ..., decide_ns: _Optional[int] = ...) -> None: ...
 
 class RankTimings(_message.Message):
-    __slots__ = ("queue_ns", "compute_ns", "collective_ns", "encode_ns")
+    __slots__ = ("queue_ns", "compute_ns", "collective_ns", "encode_ns", "ahead_ns")
     QUEUE_NS_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_NS_FIELD_NUMBER: _ClassVar[int]
     COLLECTIVE_NS_FIELD_NUMBER: _ClassVar[int]
     ENCODE_NS_FIELD_NUMBER: _ClassVar[int]
+    AHEAD_NS_FIELD_NUMBER: _ClassVar[int]
     queue_ns: int
     compute_ns: int
     collective_ns: int
     encode_ns: int
-    def __init__(self, queue_ns: _Optional[int] = ..., compute_ns: _Optional[int] = ..., collective_ns: _Optional[int] = ..., encode_ns: _Optional[int] = ...) -> None: ...
+    ahead_ns: int
+    def __init__(self, queue_ns: _Optional[int] = ..., compute_ns: _Optional[int] = ..., collective_ns: _Optional[int] = ..., encode_ns: _Optional[int] = ..., ahead_ns: _Optional[int] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
     __slots__ = ("model", "text", "token_ids", "top_logprobs", "first_position")
