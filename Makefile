@@ -18,7 +18,6 @@ help: ## list the targets
 
 setup: .venv/packages.stamp ## virtual environment, pinned packages, embedded model; PYTHON=python3.12 picks another Python
 	@$(BIN)/tandem download
-	@$(BIN)/python -m shard_worker.collectives
 	@$(BIN)/python -m shard_worker.native.build
 
 demo: setup ## start a gateway and two ranks, stream one answer, stop; PROMPT="..." asks something else
