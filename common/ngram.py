@@ -66,7 +66,7 @@ def _shares(ids: Ids, places: npt.NDArray[np.intp], draft: Ids) -> npt.NDArray[n
     agreeing, shares = places, np.zeros(len(draft), np.float32)
     for index, id_ in enumerate(draft):
         inside = agreeing[agreeing + index < len(ids)]
-        # A place whose text has ended reads on like the draft itself; only the most recent one does.
+        # Places are in order; those whose text has ended, the last ones, no longer disagree.
         ended = len(agreeing) - len(inside)
         agreeing = np.concatenate((inside[ids[inside + index] == id_], agreeing[len(agreeing) - ended :]))
         shares[index] = len(agreeing) / len(places)
