@@ -1,4 +1,4 @@
-"""Which KV blocks of the draft's engine are free"""
+"""Which KV blocks of the draft's engine are free."""
 
 
 class BlockPool:

@@ -1,4 +1,4 @@
-"""Where will the target differ from the draft? That is where side lines are worth computing ahead"""
+"""Where will the target differ from the draft? That is where side lines are worth computing ahead."""
 
 from collections.abc import Sequence
 from math import exp

@@ -1,4 +1,4 @@
-"""What was measured of a draft with its targets: `draft.json` beside the draft's manifest"""
+"""What was measured of a draft with its targets: `draft.json` beside the draft's manifest."""
 
 from pathlib import Path
 

@@ -39,13 +39,12 @@ class Records:
     def of(cls, result: StepResult, num_positions: int) -> "Records":
         """Read a step's result."""
         shape = (num_positions, -1)
+        num_top = len(result.top_processed) // (4 * num_positions)
         return cls(
             from_wire(result.noised_ids, I32, shape, "noised_ids"),
             from_wire(result.noised_scores, F32, shape, "noised_scores"),
             from_wire(result.noised_processed, F32, shape, "noised_processed"),
-            from_wire(
-                result.top_processed, F32, (num_positions, len(result.top_processed) // 4 // num_positions), "top"
-            ),
+            from_wire(result.top_processed, F32, (num_positions, num_top), "top_processed"),
             from_wire(result.processed_lse, F32, (num_positions,), "processed_lse"),
         )
 

@@ -1,4 +1,4 @@
-"""What a gateway's events mean: which requests are remembered, which proposals are owed, what is refused and why"""
+"""What a gateway's events mean: which requests are remembered, which proposals are owed, what is refused and why."""
 
 import time
 from collections import OrderedDict

@@ -1,15 +1,9 @@
-"""From settings to the proposer that they name"""
+"""From settings to the proposer that they name."""
 
 from common.errors import SettingsError
-from common.manifest import read_manifest
-from draft_worker.calibration_file import read_calibration
-from draft_worker.model_proposer import DRAFTING_IDS, ModelProposer
 from draft_worker.ngram_proposer import NgramProposer
-from draft_worker.proposer import About, Proposer
+from draft_worker.proposer import Proposer
 from draft_worker.settings import DraftSettings
-from draft_worker.text import Drawing
-from shard_worker.engine import Engine
-from shard_worker.settings import ShardSettings
 
 
 def load_proposer(settings: DraftSettings) -> Proposer:
@@ -20,34 +14,6 @@ def load_proposer(settings: DraftSettings) -> Proposer:
         return NgramProposer()
     if settings.model is None:
         raise SettingsError("--model (or TANDEM_DRAFT_MODEL, or model in the --config file) is needed")
-    engine = Engine.load(
-        ShardSettings(
-            model=settings.model,
-            device=settings.device,
-            dtype=settings.dtype,
-            threads=settings.threads,
-            kv_cache_tokens=settings.kv_cache_tokens,
-            block_size_tokens=settings.block_size_tokens,
-            # One step never has more: rows of DRAFTING_IDS each, and a chunk of prefill.
-            max_step_tokens=settings.max_step_rows * DRAFTING_IDS + settings.prefill_chunk_tokens,
-            native=settings.native,
-        )
-    )
-    manifest, _ = read_manifest(settings.model)
-    info = engine.info
-    about = About(
-        proposer="model",
-        name=manifest.name,
-        vocabulary_hash=manifest.tokenizer.sha256,
-        vocabulary_size=manifest.architecture.vocabulary_size,
-        context_length=info.context_length,
-        kv_cache_tokens=info.num_blocks * info.block_size_tokens,
-    )
-    calibration = read_calibration(settings.model)
+    from draft_worker.load_model import load_model_proposer  # brings torch, which n-grams do without
 
-    def beta(drawing: Drawing) -> float:
-        if settings.temperature_factor is not None:
-            return settings.temperature_factor
-        return calibration.beta(drawing.target_hash, drawing.sampling.temperature)
-
-    return ModelProposer(engine, about, beta, settings)
+    return load_model_proposer(settings, settings.model)

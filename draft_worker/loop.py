@@ -1,4 +1,4 @@
-"""The one thread that drafts: it takes what came in, lets the proposer work a little, and hands out answers"""
+"""The one thread that drafts: it takes what came in, lets the proposer work a little, and hands out answers."""
 
 import queue
 import time

@@ -1,4 +1,4 @@
-"""A gateway's messages, read and checked: from here on their numbers can be trusted"""
+"""A gateway's messages, read and checked: from here on their numbers can be trusted."""
 
 from dataclasses import dataclass
 from math import isfinite

@@ -1,4 +1,4 @@
-"""Proposals of a small model: which lines each step continues, for whoever waits, and ahead of them in idle time"""
+"""Proposals of a small model: which lines each step continues, for whoever waits, and ahead of them in idle time."""
 
 import time
 from collections import OrderedDict
@@ -105,7 +105,7 @@ class ModelProposer:
         return [draft for chain in list(self._asked.values()) if (draft := self._ready_draft(chain, now_ns))]
 
     def _ready_draft(self, chain: Chain, now_ns: int) -> Draft | None:
-        """Return the answer to a chain's ask when it is complete, cannot be had, or would be late after another step."""
+        """Return the answer to a chain's ask when it is complete, cannot be had, or would come late after a step."""
         ask, tokens = chain.ask, chain.main.tokens[: chain.count]
         assert ask is not None
         if chain.count < 1:

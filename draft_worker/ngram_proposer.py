@@ -1,4 +1,4 @@
-"""Proposals from the request's own text, without a model"""
+"""Proposals from the request's own text, without a model."""
 
 from common.ngram import look_up
 from draft_worker.proposer import About, Ask, Draft, Token, Usage

@@ -1,4 +1,4 @@
-"""What every proposer does, with a model or without: it is told texts, asked for continuations, and works in steps"""
+"""What every proposer does, with a model or without: it is told texts, asked for continuations, and works in steps."""
 
 import time
 from dataclasses import dataclass, field

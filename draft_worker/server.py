@@ -1,4 +1,4 @@
-"""A draft worker's process: listen, load, serve, drain, stop"""
+"""A draft worker's process: listen, load, serve, drain, stop."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""The draft stream: who may ask, and in which form. What is proposed is the proposer's"""
+"""The draft stream: who may ask, and in which form. What is proposed is the proposer's."""
 
 import asyncio
 import itertools
@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from functools import partial
 
 import grpc
 
@@ -37,6 +38,7 @@ class DraftService(draft_service_pb2_grpc.DraftServiceServicer):
         self._sessions: dict[int, Session] = {}
         self._numbers = itertools.count(1)
         self._about: About | None = None
+        self._drained = asyncio.Event()
         self._load_waits: list[asyncio.Future[pb.Load]] = []
 
     async def load(self, make_proposer: MakeProposer) -> About:
@@ -48,7 +50,7 @@ class DraftService(draft_service_pb2_grpc.DraftServiceServicer):
             return Desk(proposer, self._max_requests, self._max_count), proposer
 
         def on_ready(proposer: Proposer) -> None:
-            self._on_events(lambda about: ready.done() or ready.set_result(about), proposer.about)
+            self._on_events(ready.set_result, proposer.about)
 
         self._loop.start(make, on_ready)
         self._about = await ready
@@ -59,13 +61,12 @@ class DraftService(draft_service_pb2_grpc.DraftServiceServicer):
 
         def refuse(desk: Desk) -> list[Answer]:
             desk.draining = True
-            return [Answer(number, None) for number in list(self._sessions)]
+            return [Answer(number, None) for number in (OURSELVES, *list(self._sessions))]
 
         if self._about is None:
             return
         self._loop.post(refuse)
-        while (await self._load()).waiting:
-            await asyncio.sleep(0.01)
+        await self._drained.wait()
 
     def close(self) -> bool:
         """End the thread; False when it does not answer. To be called when no stream is left."""
@@ -111,11 +112,11 @@ class DraftService(draft_service_pb2_grpc.DraftServiceServicer):
                     raise Refused("BAD_MESSAGE", "after its attach a stream carries batches only")
                 events = read_events(request.batch, read_ns, self._about.vocabulary_size)
                 await session.room.acquire()
-                self._loop.post(lambda desk, events=events: self._take(desk, session, events))
+                self._loop.post(partial(self._take, session, events))
         finally:
             session.end()
 
-    def _take(self, desk: Desk, session: Session, events: Events) -> list[Answer]:
+    def _take(self, session: Session, events: Events, desk: Desk) -> list[Answer]:
         """Apply a batch, on the drafting thread."""
         answers = desk.take(session.number, session.target_hash, events)
         self._on_events(session.room.release)
@@ -175,6 +176,8 @@ class DraftService(draft_service_pb2_grpc.DraftServiceServicer):
         for number, theirs in proposals.items():
             if session := self._sessions.get(number):
                 session.put(theirs, load)
+        if load.draining and not load.waiting:
+            self._drained.set()
         if OURSELVES in proposals:
             waits, self._load_waits = self._load_waits, []
             for wait in waits:

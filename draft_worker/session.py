@@ -1,4 +1,4 @@
-"""One gateway's stream as the worker sees it: how much may wait on its way in, and what is dropped on its way out"""
+"""One gateway's stream as the worker sees it: how much may wait on its way in, and what is dropped on its way out."""
 
 import asyncio
 from collections import deque

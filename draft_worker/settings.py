@@ -1,4 +1,4 @@
-"""What can be set on a draft worker"""
+"""What can be set on a draft worker."""
 
 from pathlib import Path
 from typing import Annotated, Literal

@@ -1,4 +1,4 @@
-"""One step of the draft's engine: lines of many requests read on, and those that are read up draft a token"""
+"""One step of the draft's engine: lines of many requests read on, and those that are read up draft a token."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -58,7 +58,7 @@ class Stepper:
         plan = pb.Plan(
             opens=opens,
             closes=to_wire(closes, U32),
-            row_sequences=to_wire([row.line.sequence for row in rows], U32),
+            row_sequences=to_wire([row.line.sequence or 0 for row in rows], U32),
             row_base_lengths=to_wire([row.line.num_read for row in rows], U32),
             row_lengths=to_wire([row.num_ids for row in rows], U32),
             row_sampled=to_wire([int(row.drafts) for row in rows], U32),
@@ -74,7 +74,7 @@ class Stepper:
         return plan
 
     def _open(self, row: Row) -> pb.SequenceOpen:
-        """Open the row's line under a number that no open line has. The target's temperature times beta is the draft's."""
+        """Open the row's line under an unused number. The draft's temperature is the target's times beta."""
         drawing, line = row.chain.text.drawing, row.line
         sampling = drawing.sampling
         if not self._unused:

@@ -1,4 +1,4 @@
-"""One request as its gateway told it: the committed ids, and how the target draws"""
+"""One request as its gateway told it: the committed ids, and how the target draws."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,7 +20,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """How a request's tokens are drawn: the checked message, all defaults filled in, and the target it is drawn from."""
+    """How a request's tokens are drawn: the checked message, all defaults filled in, and from which target."""
 
     sampling: pb.Sampling
     prompt_length: int

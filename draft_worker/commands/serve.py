@@ -1,4 +1,4 @@
-"""`tandem serve draft`"""
+"""`tandem serve draft`."""
 
 import asyncio
 import os
