@@ -22,6 +22,8 @@ def serve(config: Path | None, log_level: str, **flags: object) -> None:
     """
     settings = resolve(DraftSettings, "TANDEM_DRAFT", flags, os.environ, config)
     set_up_logging("draft", log_level)
+    # As on a rank: threads that spin between operators starve whoever shares the cores, the target perhaps.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from draft_worker.server import serve as run  # torch is slow to import, and --help does not need it
 
     asyncio.run(run(settings))
