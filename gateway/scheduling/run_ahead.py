@@ -9,6 +9,7 @@ from collections.abc import Sequence as Seq
 from math import prod
 
 from gateway.scheduling.prefix_cache import PrefixCache
+from gateway.scheduling.room_ahead import room_ahead
 from gateway.scheduling.sequence import Kind, Sequence
 
 Chosen = Seq[tuple[Sequence, int]]
@@ -38,11 +39,11 @@ class RunAheadPolicy:
         """Return with which sequences of a step the ranks may go on, empty for none; takes free blocks for that.
 
         `chosen` says how many ids each running sequence feeds. The ranks go on only where the next step holds decodes
-        alone: else those would be computed beside it, not with it.
+        alone, without drafts: else those would be computed beside it, not with it.
         """
-        if not all(s.kind is Kind.GENERATE and s.uncomputed == num_ids for s, num_ids in chosen):
+        if any(s.kind is Kind.SCORE or s.uncomputed > num_ids or s.speculates or s.draft_ids for s, num_ids in chosen):
             return ()
-        return tuple(_has_room(s, blocks) for s, _ in chosen) if self.pays(s for s, _ in chosen) else ()
+        return tuple(room_ahead(s, 1, blocks) > 0 for s, _ in chosen) if self.pays(s for s, _ in chosen) else ()
 
     def pays(self, sequences: Iterable[Sequence]) -> bool:
         """Return whether a step of these sequences, all decoding after it, is worth being followed unasked."""
@@ -52,13 +53,3 @@ class RunAheadPolicy:
         if self._hop_s is None:
             return confirmed >= _LEAST_CONFIRMATION
         return confirmed * self._hop_s >= (1 - confirmed) * self._step_s
-
-
-def _has_room(sequence: Sequence, blocks: PrefixCache) -> bool:
-    length = len(sequence.token_ids) + 1
-    missing = blocks.pool.blocks_for(length) - len(sequence.block_table)
-    if length >= sequence.max_length or missing > blocks.available:
-        return False
-    if missing > 0:
-        sequence.block_table.extend(blocks.allocate(missing))
-    return True

@@ -20,6 +20,7 @@ from gateway.scheduling.block_pool import BlockPool
 from gateway.scheduling.plan import Outcome, StepPlan, advance, make_row
 from gateway.scheduling.prefill_pacer import PrefillPacer
 from gateway.scheduling.prefix_cache import PrefixCache
+from gateway.scheduling.room_ahead import trim_drafts
 from gateway.scheduling.run_ahead import RunAheadPolicy
 from gateway.scheduling.sequence import Kind, Sequence, State
 
@@ -82,10 +83,9 @@ class Scheduler:
         if sequence.prompt_length == 0:
             raise InvalidRequest(field, "must hold at least one token")
         if not self._fits(sequence):
-            limit = self.blocks.pool.num_blocks * self.blocks.pool.block_size
-            raise InvalidRequest(
-                field, f"{sequence.max_length} tokens, new ones included, exceed the KV cache's {limit}"
-            )
+            most = self.blocks.pool.num_blocks * self.blocks.pool.block_size
+            size = f"{sequence.max_length} tokens, new ones included"
+            raise InvalidRequest(field, f"{size}, exceed the KV cache's {most}")
         self._waiting.check_room(sequence.prompt_length, self._limits.max_running - len(self._running))
         sequence.arrival = self._arrivals
         self._arrivals += 1
@@ -95,8 +95,9 @@ class Scheduler:
     def plan(self) -> StepPlan | None:
         """Return the next step, or None when there is nothing to run."""
         assert self._plan_out is None, "the last plan was not committed"
-        decode_rows = sum(sequence.uncomputed == 1 for sequence in self._running)
-        budget = min(self.pacer.allowance(decode_rows), self._limits.max_step_tokens - decode_rows)
+        decode_tokens = sum(sequence.uncomputed == 1 for sequence in self._running)
+        decode_tokens += trim_drafts(self._running, self._limits.max_step_tokens - decode_tokens, self.blocks)
+        budget = min(self.pacer.allowance(decode_tokens), self._limits.max_step_tokens - decode_tokens)
         chosen: list[tuple[Sequence, int]] = []
         num_running, prefill_tokens = len(self._running), 0
         # Oldest first: whoever has to give up blocks comes later in the list, so it has no row yet.
@@ -119,12 +120,12 @@ class Scheduler:
             return None
         all_chosen = len(chosen) == len(self._running)
         run_ahead = self.run_ahead.make_room(chosen, self.blocks) if all_chosen else ()
-        tokens = sum(num_ids for _, num_ids in chosen)
+        rows = tuple(make_row(sequence, num_ids) for sequence, num_ids in chosen)
         self._plan_out = StepPlan(
-            rows=tuple(make_row(sequence, num_ids) for sequence, num_ids in chosen),
+            rows=rows,
             opens=tuple(sequence for sequence, _ in chosen if not sequence.opened),
             closes=tuple(self._closes),
-            decode_rows=tokens - prefill_tokens,
+            decode_tokens=sum(len(row.token_ids) for row in rows) - prefill_tokens,
             prefill_tokens=prefill_tokens,
             run_ahead=run_ahead,
         )

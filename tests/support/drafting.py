@@ -29,7 +29,7 @@ class Target:
     def draw(
         self, ids: Sequence[int], sampling: pb.Sampling, count: int, prompt_length: int | None = None
     ) -> list[int]:
-        """Return the `count` tokens that the target draws after `ids`, which are all prompt unless a length is given."""
+        """Return the `count` tokens that the target draws after `ids`, all of them prompt unless a length is given."""
         for engine in self._ranks.engines:
             engine.reset()
         blocks = range(self._ranks.info.num_blocks)
