@@ -11,6 +11,7 @@ from common.channel import INTERNAL_MESSAGE_BYTES, server_options
 from common.errors import SettingsError
 from common.health import HealthBoard
 from common.process import run_until_signalled
+from common.unix_socket import check_unused
 from draft_worker.load import load_proposer
 from draft_worker.service import DraftService
 from draft_worker.settings import DraftSettings
@@ -32,6 +33,7 @@ async def serve(settings: DraftSettings) -> None:
         if not failed.done():
             failed.set_exception(error)
 
+    check_unused(settings.listen)
     server = grpc.aio.server(options=server_options(INTERNAL_MESSAGE_BYTES))
     health = HealthBoard([SERVICE_NAME])
     health.add_to(server)

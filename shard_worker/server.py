@@ -3,10 +3,8 @@
 import asyncio
 import logging
 import os
-import socket
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import grpc
 
@@ -14,6 +12,7 @@ from common.channel import INTERNAL_MESSAGE_BYTES, server_options
 from common.errors import SettingsError
 from common.health import HealthBoard
 from common.process import run_until_signalled
+from common.unix_socket import check_unused
 from shard_worker.engine import Engine
 from shard_worker.service import ShardService
 from shard_worker.settings import ShardSettings
@@ -35,7 +34,7 @@ async def serve(settings: ShardSettings) -> None:
         if not failed.done():
             failed.set_exception(error)
 
-    _check_unused(settings.listen)
+    check_unused(settings.listen)
     server = grpc.aio.server(options=server_options(INTERNAL_MESSAGE_BYTES))
     health = HealthBoard([SERVICE_NAME])
     health.add_to(server)
@@ -71,16 +70,3 @@ async def _load(
     tokens = info.num_blocks * info.block_size_tokens
     log.info("ready: %s on %s, KV cache of %d tokens", info.dtype, info.device, tokens)
     await health.set_serving(True)
-
-
-def _check_unused(listen: str) -> None:
-    """Raise SettingsError where another process listens on a unix socket: grpc would quietly take its place."""
-    path = listen.removeprefix("unix:").removeprefix("//")
-    if not listen.startswith("unix:") or not Path(path).exists():
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(path)
-        except OSError:  # left behind by a process that is gone
-            return
-    raise SettingsError(f"cannot listen on {listen}: another process does")
