@@ -1,6 +1,7 @@
 """Run-ahead: what is ready when the verdict comes, what it costs others, and that nothing is left behind."""
 
 import random
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -82,6 +83,21 @@ def test_work_ahead_ends(tiny_model: TinyModel) -> None:
     driver = Driver(draft_settings(tiny_model.folder, run_ahead=False))
     first_proposal(driver)
     assert driver.work() is None
+
+
+def test_a_step_ahead_continues_few_lines(tiny_model: TinyModel) -> None:
+    """The ask that comes next waits for that step."""
+    driver = Driver(draft_settings(tiny_model.folder, run_ahead_rows=3))
+    for request in range(4):
+        first_proposal(driver, request)
+    driver.tell(commits=[commit(request, 2, len(PROMPT), count=4) for request in range(4)])
+    assert isinstance(driver.proposer, ModelProposer)
+    ran = []
+    with mock.patch.object(driver.proposer._stepper, "run", wraps=driver.proposer._stepper.run) as run:
+        driver.finish()
+        driver.idle()
+        ran = [len(call.args[0]) for call in run.call_args_list]
+    assert max(ran) == 3 and sum(ran) > 20
 
 
 def test_nothing_is_left_of_closed_requests(tiny_model: TinyModel) -> None:
