@@ -52,6 +52,7 @@ class Engine:
         self._last_step: LastStep | None = None
         self._dtype = DTYPES[info.dtype]
         self._device = torch.device(info.device)
+        self._num_threads = torch.get_num_threads()
         self._bounds = Bounds(
             num_blocks=info.num_blocks,
             block_size=info.block_size_tokens,
@@ -163,6 +164,8 @@ class Engine:
         """Run the model and return the hidden state of the reported tokens, float32[P, M]."""
         native = self._native if self._native is not None and self._native.takes(len(rows.ids_N)) else None
         inputs = build_inputs(rows, self._bounds.block_size, self._dtype, self._device, with_buckets=native is None)
+        # PyTorch's idle threads spin for milliseconds, on the very cores that a native step needs.
+        torch.set_num_threads(self._num_threads if native is None else 1)
         hidden_PM: torch.Tensor = self._model(inputs, self._cache) if native is None else native(inputs)
         return hidden_PM
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.errors import SettingsError
 from shard_worker.model.linear import Int4Linear, Int8Linear, Linear
 from shard_worker.native.structures import INT4_GROUPS
 from shard_worker.quantization.formats import pack_nibbles, unpack_nibbles
@@ -95,10 +96,18 @@ def pack_int4(linear: Int4Linear) -> Tensor:
 
 
 def pack_matrices(model: nn.Module) -> None:
-    """Put packed matrices in the place of all quantised ones of the model that can be; those that are one stay one."""
+    """Put packed matrices in the place of all quantised ones of the model; those that are one stay one.
+
+    Raises SettingsError, and changes nothing, where one of them has groups that no kernel knows.
+    """
+    for module in model.modules():
+        if isinstance(module, Int4Linear) and module.group_size not in INT4_GROUPS:
+            raise SettingsError(f"no kernel for int4 in groups of {module.group_size} columns")
     packed: dict[nn.Module, Linear] = {}
     for module in list(model.modules()):
-        for name, child in module.named_children():
+        for name, child in list(module.named_modules(remove_duplicate=False)):
+            if "." in name or child is module:
+                continue  # children only, but a child of two names under both
             if child not in packed and (made := _packed(child)):
                 packed[child] = made
             if child in packed:
@@ -109,6 +118,6 @@ def _packed(module: nn.Module) -> Linear | None:
     match module:
         case Int8Linear():
             return PackedInt8(module)
-        case Int4Linear() if module.group_size in INT4_GROUPS:
+        case Int4Linear():
             return PackedInt4(module)
     return None

@@ -132,26 +132,34 @@ class StepJob : public Job {
     }
 
     void attend(const Layer& layer, Local& local) {
-        const int64_t tasks = int64_t(stretches_.size()) * model_.kv_heads, head_dim = model_.head_dim;
-        run_phase(local.next_phase++, tasks, 1, [&](int64_t index, int64_t) {
-            const Stretch& stretch = stretches_[index / model_.kv_heads];
-            const int64_t kv_head = index % model_.kv_heads, query = model_.first_query[kv_head];
-            local.scores.resize(attention_stretch * model_.query_heads);
-            AttentionTask task;
-            task.query = qkv_.data() + stretch.token * layer.qkv.rows + query * head_dim;
-            task.cache = layer.cache;
-            task.blocks = step_.blocks + step_.table_starts[stretch.token];
-            task.block_size = model_.block_size;
-            task.kv_heads = model_.kv_heads;
-            task.kv_head = kv_head;
-            task.head_dim = head_dim;
-            task.queries = model_.first_query[kv_head + 1] - query;
-            task.start = stretch.start;
-            task.stop = stretch.stop;
-            task.scores = local.scores.data();
-            task.out = partial(index / model_.kv_heads, query);
-            (model_.cache_is_bfloat16 ? kernels_.attend_bfloat16 : kernels_.attend_float32)(task);
+        const int64_t heads = model_.kv_heads, num_stretches = int64_t(stretches_.size());
+        // A stretch's heads lie side by side in memory: where there are stretches for all threads, one takes them all.
+        const int64_t piece = num_stretches >= 4 * threads_ ? heads : 1;
+        local.scores.resize(attention_stretch * model_.query_heads);
+        run_phase(local.next_phase++, num_stretches * heads, piece, [&](int64_t first, int64_t last) {
+            for (int64_t index = first; index < last; index++) {
+                attend_head(layer, index / heads, index % heads, local.scores.data());
+            }
         });
+    }
+
+    void attend_head(const Layer& layer, int64_t stretch_index, int64_t kv_head, float* scores) {
+        const Stretch& stretch = stretches_[stretch_index];
+        const int64_t query = model_.first_query[kv_head], head_dim = model_.head_dim;
+        AttentionTask task;
+        task.query = qkv_.data() + stretch.token * layer.qkv.rows + query * head_dim;
+        task.cache = layer.cache;
+        task.blocks = step_.blocks + step_.table_starts[stretch.token];
+        task.block_size = model_.block_size;
+        task.kv_heads = model_.kv_heads;
+        task.kv_head = kv_head;
+        task.head_dim = head_dim;
+        task.queries = model_.first_query[kv_head + 1] - query;
+        task.start = stretch.start;
+        task.stop = stretch.stop;
+        task.scores = scores;
+        task.out = partial(stretch_index, query);
+        (model_.cache_is_bfloat16 ? kernels_.attend_bfloat16 : kernels_.attend_float32)(task);
     }
 
     // Put a token's heads together: stretches weighted by exp(their maximum - the overall one).
