@@ -12,7 +12,7 @@ from shard_worker.model.kv_cache import KVCache
 from shard_worker.model.linear import FloatLinear, Int4Linear, Int8Linear, Linear
 from shard_worker.model.llama import Layer, Llama, StepInputs
 from shard_worker.native.library import Runner
-from shard_worker.native.packing import PackedInt4, PackedInt8
+from shard_worker.native.packing import Packed, PackedInt4, PackedInt8
 from shard_worker.native.structures import (
     INT4_GROUPS,
     AllReduceFunction,
@@ -63,7 +63,7 @@ class NativeDecoder:
         self._head = _head_matrix(model)
         layers = [layer for layer in model.layers if isinstance(layer, Layer)]
         self._matrices = [_layer_matrices(layer) for layer in layers]
-        self._is_packed = any(isinstance(module, PackedInt8 | PackedInt4) for module in model.modules())
+        self._is_packed = any(isinstance(module, Packed) for module in model.modules())
         self._cache = cache  # keeps the memory that the structs point to
         self._first_query = torch.tensor(_first_queries(part), dtype=torch.int32)
         self._structs = (CLayer * len(layers))(

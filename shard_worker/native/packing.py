@@ -3,6 +3,8 @@
 Shapes: P panels of 16 rows, B blocks of 32 columns, G groups of columns; N rows and K columns without padding.
 """
 
+from abc import abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,7 +20,22 @@ INT8_OFFSET = 128
 _PAIR_BYTES = PANEL_ROWS * 4
 
 
-class PackedInt8(Linear):
+class Packed(Linear):
+    """A packed matrix. PyTorch unpacks it: it looks rows up, and multiplies only where native code does not."""
+
+    @abstractmethod
+    def _unpacked(self, rows: Tensor) -> Linear:
+        """Return the matrix of these rows, int64[N], in the checkpoint's format."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._unpacked(torch.arange(self.out_features)).forward(x)
+
+    def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        unpacked = self._unpacked(ids.reshape(-1))
+        return unpacked.rows(torch.arange(ids.numel()), dtype).view(*ids.shape, self.in_features)
+
+
+class PackedInt8(Packed):
     """Int8Linear's matrix. packed: uint8[P, B, 8, 16, 4] of q + 128; scale float32[16 P]. Padding is q = scale = 0."""
 
     packed: Tensor
@@ -29,19 +46,12 @@ class PackedInt8(Linear):
         self.register_buffer("packed", pack_int8(linear.q))
         self.register_buffer("scale", F.pad(linear.scale.float(), (0, -len(linear.scale) % PANEL_ROWS)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._unpacked(torch.arange(self.out_features)).forward(x)
-
-    def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
-        unpacked = self._unpacked(ids.reshape(-1))
-        return unpacked.rows(torch.arange(ids.numel()), dtype).view(*ids.shape, self.in_features)
-
     def _unpacked(self, rows: Tensor) -> Int8Linear:
         runs = self.packed[rows // PANEL_ROWS, :, :, rows % PANEL_ROWS].flatten(1)[:, : self.in_features]
         return Int8Linear((runs ^ INT8_OFFSET).view(torch.int8), self.scale[rows])
 
 
-class PackedInt4(Linear):
+class PackedInt4(Packed):
     """Int4Linear's matrix. packed: uint8[P, G, 64 + 256 * group_size / 32].
 
     A group is bfloat16[16, 2], scale and zero, then each block's uint8[4, 16, 4]: the low nibble is column 4 i + j of
@@ -54,13 +64,6 @@ class PackedInt4(Linear):
         super().__init__(linear.out_features, linear.in_features)
         self.group_size = linear.group_size
         self.register_buffer("packed", pack_int4(linear))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._unpacked(torch.arange(self.out_features)).forward(x)
-
-    def rows(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
-        unpacked = self._unpacked(ids.reshape(-1))
-        return unpacked.rows(torch.arange(ids.numel()), dtype).view(*ids.shape, self.in_features)
 
     def _unpacked(self, rows: Tensor) -> Int4Linear:
         panels, lanes = rows // PANEL_ROWS, rows % PANEL_ROWS

@@ -1,5 +1,5 @@
-// A decoder step in six phases a layer. At few rows, what is multiplied (norms, merged heads) is computed by every thread
-// that takes part in the product, for itself: that is cheaper than another phase. At many rows it is not.
+// A decoder step in six phases a layer. At few rows, what is multiplied (norms, merged heads) is computed by every
+// thread that takes part in the product, for itself: that is cheaper than another phase. At many rows it is not.
 #include "decoder.h"
 
 #include <algorithm>
@@ -80,12 +80,13 @@ class StepJob : public Job {
   private:
     enum Product { qkv, output, gate_up, down, num_products };
 
-    // A phase that multiplies what fill(token, x) makes. A thread that makes it for itself does so once it took a piece,
-    // and not before: only then does nobody change what it is made of. body(activations, first, last) gets rows of the
-    // matrix.
+    // A phase that multiplies what fill(token, x) makes. A thread that makes it for itself does so once it took a
+    // piece, and not before: only then does nobody change what it is made of. body(activations, first, last) gets rows
+    // of the matrix.
     template <class Fill, class Body>
     void run_product(Product product, const Matrix& matrix, int64_t rows, Local& local, Fill fill, Body body) {
-        const int64_t making = local.next_phase++, multiplying = local.next_phase++, piece = piece_of(matrix, rows, threads_);
+        const int64_t making = local.next_phase++, multiplying = local.next_phase++;
+        const int64_t piece = piece_of(matrix, rows, threads_);
         const auto make = [&](Activations& activations, int64_t first, int64_t last) {
             for (int64_t token = first; token < last; token++) {
                 fill(token, activations.x() + token * matrix.columns);

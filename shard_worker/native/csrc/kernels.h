@@ -52,7 +52,8 @@ struct AttentionTask {
 
 struct QuantizedRows;
 
-// Activations are float32 and so is every sum, but for packed matrices. A result never depends on the other rows of a call.
+// Activations are float32 and so is every sum, but for packed matrices. A result never depends on the other rows of a
+// call.
 struct Kernels {
     const char* name;
     // out[m, n] (+)= sum over k of x[m, k] w[n, k] for rows n in [first, last); x as `arrange` left it.

@@ -20,7 +20,6 @@ Int::Reg repeat(const int8_t* four) {
     return Int::fill(bits);
 }
 
-// sums[m] += a panel's rows times rows m of x: 16 columns a run of bytes that lies 64 bytes after the one before.
 template <int num_rows>
 void start(const XBlock* const* blocks, int64_t b, Int::Reg* sums) {
     for (int m = 0; m < num_rows; m++) {
@@ -28,12 +27,13 @@ void start(const XBlock* const* blocks, int64_t b, Int::Reg* sums) {
     }
 }
 
-// totals[m] = the sums over k for Int::lanes rows, which begin `lane` rows into the panel.
+// totals[m] += the sums over k for Int::lanes rows, which begin `lane` rows into the panel.
 template <int num_rows>
 void panel_int8(const Matrix& matrix, const QuantizedRows& x, const int8_t* const* q, const XBlock* const* blocks,
                 int64_t panel, int64_t lane, Vec::Reg* totals) {
     const int64_t num_blocks = x.columns / block_columns;
-    const uint8_t* weight = static_cast<const uint8_t*>(matrix.weight) + panel * num_blocks * int8_block_bytes + 4 * lane;
+    const int64_t panel_bytes = num_blocks * int8_block_bytes;
+    const uint8_t* weight = static_cast<const uint8_t*>(matrix.weight) + panel * panel_bytes + 4 * lane;
     for (int64_t b = 0; b < num_blocks; b++, weight += int8_block_bytes) {
         Int::Reg sums[num_rows];
         start<num_rows>(blocks, b, sums);
