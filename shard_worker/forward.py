@@ -1,6 +1,6 @@
 """Rows in, hidden states and logits out: by native code where a step is small, else by PyTorch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ class Forward:
     native: NativeDecoder | None
     dtype: torch.dtype
     device: torch.device
+    num_threads: int = field(default_factory=torch.get_num_threads)  # PyTorch's, where it computes
 
     @property
     def slice_size(self) -> int:
@@ -30,6 +31,8 @@ class Forward:
     def hidden(self, rows: Rows) -> Tensor:
         """Run the model and return the hidden state of the reported tokens, sampled ones first, float32[P, M]."""
         native = self.native if self.native is not None and self.native.takes(len(rows.ids_N)) else None
+        # PyTorch's idle threads spin for milliseconds, on the very cores that a native step needs.
+        torch.set_num_threads(self.num_threads if native is None else 1)
         inputs = build_inputs(rows, self.cache.block_size, self.dtype, self.device, with_buckets=native is None)
         hidden_PM: Tensor = self.model(inputs, self.cache) if native is None else native(inputs)
         return hidden_PM
