@@ -13,10 +13,12 @@ _COST_OF_TOKEN = 0.08  # assumed until measured, as a share of a step of one tok
 _FIRST_OBSERVATIONS = 4
 _CLIP = 2.0
 _SMOOTHING = 0.1
+_COMMON = 0.8
 _START_DEADLINE_STEPS = 0.5
 _WAIT_OF_TOKEN = 0.25  # assumed until measured, as a share of the wait for one token
 _LEAST_WAIT_S = 1e-5
 _WAIT_SMOOTHING = 0.2
+_WAIT_COMMON = 0.5
 _RISE, _FALL = 0.3, 0.05
 _MISS_FACTOR = 1.5  # what did not arrive in time would have taken longer than was waited
 _ARRIVAL_MEMORY = 5
@@ -27,7 +29,7 @@ class StepCosts:
     """Measured durations of steps by their tokens: all rows' ids, of decodes and verifications alike."""
 
     def __init__(self) -> None:
-        self._table = CostTable(_BUCKETS, _assumed_cost, _FIRST_OBSERVATIONS, _CLIP, _SMOOTHING)
+        self._table = CostTable(_BUCKETS, _assumed_cost, _FIRST_OBSERVATIONS, _CLIP, _SMOOTHING, _COMMON)
         self._usual_s: float | None = None
 
     @property
@@ -61,7 +63,7 @@ class DraftCosts:
 
     def __init__(self, steps: StepCosts) -> None:
         self._steps = steps
-        self._table = CostTable(range(1, MAX_DRAFT_TOKENS + 1), _assumed_wait, 1, inf, _WAIT_SMOOTHING)
+        self._table = CostTable(range(1, MAX_DRAFT_TOKENS + 1), _assumed_wait, 1, inf, _WAIT_SMOOTHING, _WAIT_COMMON)
         self._usual_s: dict[int, float] = {}
         self._arrivals = [1.0] * (MAX_DRAFT_TOKENS + 1)
 
