@@ -89,11 +89,12 @@ class CostTable:
             return
         bucket.count += 1
         rate = max(self._smoothing, 1 / (max(bucket.count - self._trusted_after, 0) + 3))
-        bucket.size += rate * (size - bucket.size)
         ratio = cost_s / (self._level_s * bucket.relative)
         if bucket.count <= self._trusted_after:
-            bucket.relative *= min(ratio, 1.0)
+            if ratio < 1:
+                bucket.size, bucket.relative = size, bucket.relative * ratio
             return
+        bucket.size += rate * (size - bucket.size)
         change = 1 + rate * (min(max(ratio, 1 / self._clip), self._clip) - 1)
         # What a bucket moves beyond the usual rate is its own, for it is still being learned.
         common = change ** (self._common * self._smoothing / rate)

@@ -80,7 +80,7 @@ def run(machine: Machine, requests: Sequence[Request], num_steps: int) -> Outcom
         rows = [request.draft.row(request.acceptance, 8, request.waits) for request in requests]
         lengths = machine.control.next_lengths([request.draft for request in requests], rows, OVERHEAD_S)
         outcome.lengths.append(lengths)
-        longest = max(length for request, length in zip(requests, lengths, strict=True) if request.waits)
+        longest = max(length if request.waits else 0 for request, length in zip(requests, lengths, strict=True))
         arrived = True
         if longest:
             wait_s, deadline_s = machine.wait_s(longest), machine.waits.deadline_s(longest)

@@ -89,7 +89,7 @@ def test_a_draft_that_came_back_is_found_again() -> None:
 
 
 def test_requests_at_zero_probe_one_at_a_time_and_all_of_them() -> None:
-    machine, prior = Machine(lambda tokens: 0.010 + 0.00005 * tokens), Acceptance()
+    machine, prior = Machine(lambda tokens: 0.010 + 0.0004 * tokens), Acceptance()
     requests = [Request([0.0] * 8, prior, waits=False) for _ in range(16)]
     run(machine, requests, 300)
     probes = run(machine, requests, 4 * PROBE_STEPS).lengths
