@@ -8,46 +8,12 @@ from gateway.speculation.cost_table import CostTable
 LEAST_DEADLINE_S = 0.001
 MOST_DEADLINE_STEPS = 1.5
 
-_BUCKETS = (
-    1,
-    2,
-    3,
-    4,
-    5,
-    6,
-    7,
-    8,
-    10,
-    12,
-    14,
-    16,
-    17,
-    18,
-    20,
-    22,
-    24,
-    28,
-    32,
-    40,
-    48,
-    56,
-    64,
-    80,
-    96,
-    128,
-    192,
-    256,
-    384,
-    512,
-    1024,
-    2048,
-    4096,
-)
+_BUCKETS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096)
 _COST_OF_TOKEN = 0.08  # assumed until measured, as a share of a step of one token
 _FIRST_OBSERVATIONS = 4
-_CLIP = 2.0
+_CLIP = 1.25
 _SMOOTHING = 0.1
-_COMMON = 0.5
+_COMMON = 0.3
 _START_DEADLINE_STEPS = 0.5
 _WAIT_OF_TOKEN = 0.25  # assumed until measured, as a share of the wait for one token
 _LEAST_WAIT_S = 1e-5
