@@ -11,6 +11,9 @@ from common.step_protocol import PROTOCOL_VERSION
 from shard_worker.batch import build_inputs
 from shard_worker.checkpoint.reader import CheckpointReader
 from shard_worker.device import usable_device
+from shard_worker.gpu.decoder import GraphDecoder
+from shard_worker.gpu.sampler import GraphSampler
+from shard_worker.gpu.selection import gpu_decoder
 from shard_worker.memory import size_kv_cache
 from shard_worker.model.attention import ATTENTION_PATHS
 from shard_worker.model.kv_cache import KVCache
@@ -40,11 +43,13 @@ class Engine:
         part: Partition,
         group: RankGroup,
         info: pb.GetInfoResponse,
-        native: NativeDecoder | None = None,
+        native: NativeDecoder | GraphDecoder | None = None,
+        sampler: GraphSampler | None = None,
     ) -> None:
         self.info = info
         self._model = model
         self._native = native
+        self._sampler = sampler
         self._cache = cache
         self._vocabulary = part.vocabulary
         self._group = group
@@ -87,6 +92,7 @@ class Engine:
             arch.layers, num_blocks, settings.block_size_tokens, part.kv_heads.size, arch.head_dim, dtype, device
         )
         native = native_decoder(settings.native, settings.attention, model, cache, part)
+        on_gpu = gpu_decoder(settings.gpu_kernels, settings.attention, model, cache, part)
         info = pb.GetInfoResponse(
             protocol_version=PROTOCOL_VERSION,
             epoch=group.epoch,
@@ -103,6 +109,8 @@ class Engine:
             device=str(device),
             quantization=quantization.mode,
         )
+        if on_gpu is not None:
+            return cls(model, cache, part, group, info, on_gpu.decoder, on_gpu.sampler)
         return cls(model, cache, part, group, info, native)
 
     def reset(self) -> None:
@@ -162,7 +170,8 @@ class Engine:
     def _hidden(self, rows: Rows) -> torch.Tensor:
         """Run the model and return the hidden state of the reported tokens, float32[P, M]."""
         native = self._native if self._native is not None and self._native.takes(len(rows.ids_N)) else None
-        inputs = build_inputs(rows, self._bounds.block_size, self._dtype, self._device, with_buckets=native is None)
+        device = self._device if native is None else native.input_device
+        inputs = build_inputs(rows, self._bounds.block_size, self._dtype, device, with_buckets=native is None)
         hidden_PM: torch.Tensor = self._model(inputs, self._cache) if native is None else native(inputs)
         return hidden_PM
 
@@ -183,10 +192,13 @@ class Engine:
         if not states:
             self._last_step = None
             return
-        logits_PV = self._logits(hidden_PM[: len(states)])
-        records, self._last_step = sample_records(
-            logits_PV, states, positions, self._vocabulary.start, plan.num_noised, plan.num_top, plan.num_raw
-        )
+        sampled_PM, lengths = hidden_PM[: len(states)], (plan.num_noised, plan.num_top, plan.num_raw)
+        if self._sampler is not None and self._sampler.takes(states):
+            records, self._last_step = self._sampler(sampled_PM, states, positions, *lengths)
+        else:
+            logits_PV = self._logits(sampled_PM)
+            first_id = self._vocabulary.start
+            records, self._last_step = sample_records(logits_PV, states, positions, first_id, *lengths)
         fill_result(result, records)
 
     def _score(self, rows: Rows, plan: pb.Plan, hidden_PM: torch.Tensor, result: pb.StepResult) -> None:
