@@ -39,17 +39,22 @@ class ProductKind:
 
 # Bytes in flight hide the memory's latency: narrow formats want longer tiles. The first of each is the default.
 _MATVEC_WIDE = (Tile(4, 1024, 4), Tile(8, 512, 4), Tile(2, 2048, 4), Tile(8, 1024, 8))
-_MATVEC_INT4 = (Tile(4, 2048, 4), Tile(8, 1024, 4), Tile(8, 2048, 8), Tile(2, 4096, 4))
+_MATVEC_INT4 = (Tile(8, 1024, 4), Tile(4, 2048, 4), Tile(8, 2048, 8), Tile(16, 1024, 4), Tile(2, 4096, 4))
 _SKINNY_WIDE = (Tile(32, 128, 4, 4), Tile(16, 256, 4, 4), Tile(64, 128, 4, 4), Tile(32, 256, 8, 3))
 _SKINNY_INT4 = (Tile(32, 256, 4), Tile(16, 256, 4), Tile(64, 128, 4), Tile(32, 512, 8, 2))
+# 32 or 64 rows leave fewer registers, and less shared memory: 64 KiB on some hardware.
+_TALL_WIDE = (Tile(32, 64, 4), Tile(64, 64, 4), Tile(32, 128, 4, 2))
+_TALL_INT4 = (Tile(32, 64, 4, 2), Tile(16, 128, 4, 2))
 
 
 def candidates(kind: ProductKind) -> Sequence[Tile]:
     """Return the tiles to try, each cut to the matrix; the first is a fair choice anywhere."""
     if kind.block_m == 1:
         found = _MATVEC_WIDE if kind.group_size is None else _MATVEC_INT4
-    else:
+    elif kind.block_m == 16:
         found = _SKINNY_WIDE if kind.group_size is None else _SKINNY_INT4
+    else:
+        found = _TALL_WIDE if kind.group_size is None else _TALL_INT4
     # A dot wants 16 of each of its sizes, and an int4 tile holds half its columns in each of two.
     least = max(32, kind.group_size or 0)
     widest = max(least, 1 << (kind.columns - 1).bit_length())

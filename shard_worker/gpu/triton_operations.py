@@ -23,7 +23,8 @@ from shard_worker.model.kv_cache import KVCache
 from shard_worker.model.llama import Llama, Norm
 from shard_worker.partition import Partition
 
-_BLOCK_L = 64
+# Longer tiles do not fit into registers.
+_BLOCK_L = {torch.float32: 32, torch.bfloat16: 64}
 _MAX_SPLITS = 32
 _PROGRAMS_PER_PROCESSOR = 2
 _TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}
@@ -47,7 +48,7 @@ class TritonOperations:
         )
 
     def use(self, tiles: Mapping[ProductKind, Tile]) -> None:
-        """Take these tiles for these kinds of products, instead of fair ones; 16 rows' for more rows too."""
+        """Take these tiles for these kinds of products, instead of fair ones."""
         self._tiles = dict(tiles)
 
     def linear(
@@ -71,27 +72,27 @@ class TritonOperations:
         heads, half = self._queries + 2 * self._kv, head_dim // 2
         rotate_and_store[len(qkv_NO), heads](
             qkv_NO, step.positions_N, step.slots_N, self._rope.cos, self._rope.sin, q_NHD, layer_cache,
-            self._queries, self._kv, head_dim, HALF=half, BLOCK_D=_power_of_two(half), num_warps=1,
+            QUERIES=self._queries, KV=self._kv, HALF=half, BLOCK_D=_power_of_two(half), num_warps=1,
         )  # fmt: skip
         return q_NHD
 
     def attend(self, q_NHD: Tensor, layer_cache: Tensor, step: StaticStep) -> Tensor:
         """See Operations."""
         N, H, D = q_NHD.shape
-        splits = self._splits(N)
+        splits = self.splits(N)
         out = q_NHD.new_empty(N, H * D)
         parts = out if splits == 1 else q_NHD.new_empty(N, splits, H, D, dtype=torch.float32)
         sums = q_NHD.new_empty(2, N, splits, H, dtype=torch.float32)
         block_d = max(16, _power_of_two(D))
         attend_split[N, self._kv, splits](
             q_NHD, layer_cache, step.positions_N, step.table_starts_N, step.block_tables, self._first_query,
-            parts, sums, H, self._kv, D, math.log2(math.e) / math.sqrt(D),
+            parts, sums, math.log2(math.e) / math.sqrt(D), H=H, KV=self._kv, D=D,
             SPLITS=splits, BLOCK_SIZE=self._block_size, X_TYPE=_TYPES[self._dtype],
-            BLOCK_G=self._block_g, BLOCK_D=block_d, BLOCK_L=_BLOCK_L, num_warps=4, num_stages=2,
+            BLOCK_G=self._block_g, BLOCK_D=block_d, BLOCK_L=_BLOCK_L[self._dtype], num_warps=4, num_stages=2,
         )  # fmt: skip
         if splits > 1:
             join_splits[N, H](
-                parts, sums, out, H, D, SPLITS=splits, BLOCK_S=_power_of_two(splits), BLOCK_D=block_d, num_warps=2
+                parts, sums, out, H=H, D=D, SPLITS=splits, BLOCK_S=_power_of_two(splits), BLOCK_D=block_d, num_warps=2
             )
         return out
 
@@ -131,7 +132,7 @@ class TritonOperations:
         inputs = (x_NM, norm_weight, residual, matrix.weight)
         if matrix.group_size is not None:
             matvec_int4[grid](
-                *inputs, matrix.scale, matrix.zero, out_NO, outputs, matrix.columns, eps,
+                *inputs, matrix.scale, matrix.zero, out_NO, outputs, matrix.columns, *_row_sizes(matrix), eps,
                 GROUP=matrix.group_size, **flags, **layout,
             )  # fmt: skip
             return
@@ -161,6 +162,7 @@ class TritonOperations:
         if matrix.group_size is not None:
             skinny_int4[grid](
                 x_NM, residual, matrix.weight, matrix.scale, matrix.zero, out_NO, outputs, N, matrix.columns,
+                *_row_sizes(matrix),
                 GROUP=matrix.group_size, **flags, **layout,
             )  # fmt: skip
             return
@@ -178,10 +180,10 @@ class TritonOperations:
         return normed_NM
 
     def _tile(self, matrix: Matrix, gated: bool, block_m: int) -> Tile:
-        kind = ProductKind.of(matrix, gated, min(block_m, 16))
+        kind = ProductKind.of(matrix, gated, block_m)
         return self._tiles.get(kind) or candidates(kind)[0]
 
-    def _splits(self, num_tokens: int) -> int:
+    def splits(self, num_tokens: int) -> int:
         """Return into how many parts each context is cut, so that every processor has work."""
         wanted = _PROGRAMS_PER_PROCESSOR * self._processors // (num_tokens * self._kv)
         return max(1, min(_MAX_SPLITS, wanted))
@@ -200,6 +202,12 @@ def _layout(tile: Tile, x_type: object) -> dict[str, object]:
         "num_warps": tile.warps,
         "num_stages": tile.stages,
     }
+
+
+def _row_sizes(matrix: Matrix) -> tuple[int, int]:
+    """Return the bytes and the groups of an int4 row."""
+    assert matrix.scale is not None
+    return matrix.weight.shape[1], matrix.scale.shape[1]
 
 
 def _power_of_two(size: int) -> int:

@@ -14,7 +14,7 @@ from shard_worker.model.llama import Norm
 
 # The head is one matrix, not one a layer; a few runs of it are enough.
 _HEAD_RUNS = 4
-# BLOCK_M of one row, and of a few; taller ones take the tile of a few rows.
+# BLOCK_M of one row, and of a few; for more a fair tile must do: each try costs a second of compiling.
 _TUNED = (1, 16)
 
 

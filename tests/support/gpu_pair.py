@@ -38,15 +38,15 @@ class GpuPair:
     ) -> None:
         with CheckpointReader(folder) as reader:
             arch, quantization = reader.manifest.architecture, reader.manifest.quantization
-            part = partition(arch, 0, 1, quantization.group_size or 1)
+            self.partition = part = partition(arch, 0, 1, quantization.group_size or 1)
             path = ATTENTION_PATHS["fast"]
             group = RankGroup(0, 1, 1)
             self.model: Llama = load_model(reader, arch, part, group, path, dtype, device, quantization)
         self.device, self.dtype, self.layers = device, dtype, arch.layers
         shape = (arch.layers, NUM_BLOCKS, BLOCK_SIZE, part.kv_heads.size, arch.head_dim, dtype, device)
         self.caches = KVCache(*shape), KVCache(*shape)
-        operations = make_operations(self.model, self.caches[1], part)
-        self.decoder = GraphDecoder(self.model, self.caches[1], operations, Recorder(device, record))
+        self.operations = make_operations(self.model, self.caches[1], part)
+        self.decoder = GraphDecoder(self.model, self.caches[1], self.operations, Recorder(device, record))
         self._bounds = Bounds(NUM_BLOCKS, BLOCK_SIZE, arch.vocabulary_size, arch.context_length, 1024)
 
     def step(self, rows: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:

@@ -59,9 +59,8 @@ def matvec_wide(
 
 
 @triton.jit
-def group_products(weight, scale, zero, rows_N, group_G, bytes_GB, even_GB, odd_GB, K, GROUP: tl.constexpr):
+def group_products(weight, scale, zero, rows_N, group_G, bytes_GB, even_GB, odd_GB, row_bytes, groups):
     """Return float32[N, G]: each group's part of the rows' products with x, given at even and odd columns."""
-    row_bytes, groups = (K + 1) // 2, (K + GROUP - 1) // GROUP
     inside_1GB = (bytes_GB < row_bytes)[None, :, :]
     at_NGB = rows_N[:, None, None] * row_bytes + bytes_GB[None, :, :]
     q_NGB = tl.load(weight + at_NGB, mask=inside_1GB, other=0, eviction_policy="evict_first")
@@ -87,6 +86,8 @@ def matvec_int4(
     out,
     N,
     K,
+    row_bytes,
+    groups,
     eps,
     HAS_NORM: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
@@ -96,7 +97,10 @@ def matvec_int4(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """weight: uint8[N or 2 N, ceil(K / 2)]; scale, zero: [N or 2 N, ceil(K / GROUP)]. GROUP divides BLOCK_K."""
+    """weight: uint8[N or 2 N, row_bytes]; scale, zero: [N or 2 N, groups]. GROUP divides BLOCK_K.
+
+    row_bytes = ceil(K / 2) and groups = ceil(K / GROUP) are given, so that the compiler sees how they are aligned.
+    """
     HALF: tl.constexpr = GROUP // 2
     GROUPS: tl.constexpr = BLOCK_K // GROUP
     n_N = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -104,7 +108,7 @@ def matvec_int4(
     total_NG = tl.zeros([BLOCK_N, GROUPS], tl.float32)
     up_NG = tl.zeros([BLOCK_N, GROUPS], tl.float32)
     squares_GB = tl.zeros([GROUPS, HALF], tl.float32)
-    for first in range(0, (K + GROUP - 1) // GROUP, GROUPS):
+    for first in range(0, groups, GROUPS):
         group_G = first + tl.arange(0, GROUPS)
         bytes_GB = group_G[:, None] * HALF + tl.arange(0, HALF)[None, :]
         k_GB = 2 * bytes_GB
@@ -116,9 +120,11 @@ def matvec_int4(
             odd_GB *= tl.load(norm + k_GB + 1, mask=k_GB + 1 < K, other=0.0)
         even_GB = even_GB.to(X_TYPE).to(tl.float32)
         odd_GB = odd_GB.to(X_TYPE).to(tl.float32)
-        total_NG += group_products(weight, scale, zero, rows_N, group_G, bytes_GB, even_GB, odd_GB, K, GROUP)
+        total_NG += group_products(weight, scale, zero, rows_N, group_G, bytes_GB, even_GB, odd_GB, row_bytes, groups)
         if GATED:
-            up_NG += group_products(weight, scale, zero, rows_N + N, group_G, bytes_GB, even_GB, odd_GB, K, GROUP)
+            up_NG += group_products(
+                weight, scale, zero, rows_N + N, group_G, bytes_GB, even_GB, odd_GB, row_bytes, groups
+            )
     squares_M = tl.sum(tl.sum(squares_GB, axis=1), axis=0) + tl.zeros([1], tl.float32)
     total_NM, up_NM = tl.sum(total_NG, axis=1)[:, None], tl.sum(up_NG, axis=1)[:, None]
     m_M = tl.arange(0, 1)

@@ -18,10 +18,10 @@ def attend_split(
     first_query,
     out,
     sums,
-    H,
-    KV,
-    D,
     log2_scale,
+    H: tl.constexpr,
+    KV: tl.constexpr,
+    D: tl.constexpr,
     SPLITS: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     X_TYPE: tl.constexpr,
@@ -79,7 +79,16 @@ def attend_split(
 
 
 @triton.jit
-def join_splits(parts, sums, out, H, D, SPLITS: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr):
+def join_splits(
+    parts,
+    sums,
+    out,
+    H: tl.constexpr,
+    D: tl.constexpr,
+    SPLITS: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
     """out[n, h] from the splits of `attend_split`, for token program_id(0) and query head program_id(1)."""
     token, head = tl.program_id(0), tl.program_id(1)
     s_S, d_D = tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_D)
@@ -88,7 +97,8 @@ def join_splits(parts, sums, out, H, D, SPLITS: tl.constexpr, BLOCK_S: tl.conste
     most_S = tl.load(sums + from_S, mask=inside_S, other=float("-inf"))
     sum_S = tl.load(sums + tl.num_programs(0) * SPLITS * H + from_S, mask=inside_S, other=0.0)
     most = tl.max(most_S, axis=0)
-    weight_S = tl.where(most_S == float("-inf"), 0.0, tl.exp2(most_S - most))
+    most = tl.where(most == float("-inf"), 0.0, most)  # of a padding token there is nothing
+    weight_S = tl.exp2(most_S - most)
     inside_SD = inside_S[:, None] & inside_D[None, :]
     part_SD = tl.load(parts + from_S[:, None] * D + d_D[None, :], mask=inside_SD, other=0.0)
     total = tl.sum(sum_S * weight_S, axis=0)

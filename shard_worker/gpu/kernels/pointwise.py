@@ -24,12 +24,23 @@ def rms_norm(x, weight, out, K, eps, BLOCK_K: tl.constexpr):
 
 @triton.jit
 def rotate_and_store(
-    qkv, positions, slots, cos, sin, q, cache, QUERIES, KV, D, HALF: tl.constexpr, BLOCK_D: tl.constexpr
+    qkv,
+    positions,
+    slots,
+    cos,
+    sin,
+    q,
+    cache,
+    QUERIES: tl.constexpr,
+    KV: tl.constexpr,
+    HALF: tl.constexpr,
+    BLOCK_D: tl.constexpr,
 ):
     """Rotate head program_id(1) of token program_id(0); queries go to q[N, QUERIES, D], keys and values to the cache.
 
-    qkv: float32[N, QUERIES + 2 KV, D]; cache: [slots, 2 KV, D]. A token with slot -1 stores nothing there.
+    qkv: float32[N, QUERIES + 2 KV, D]; cache: [slots, 2 KV, D]; HALF is D / 2. A token with slot -1 stores nothing.
     """
+    D: tl.constexpr = 2 * HALF
     token, head = tl.program_id(0), tl.program_id(1)
     d_D = tl.arange(0, BLOCK_D)
     inside_D = d_D < HALF
@@ -49,7 +60,6 @@ def rotate_and_store(
         tl.store(q + to_D + HALF, second_D.to(q.dtype.element_ty), mask=inside_D)
     else:
         slot = tl.load(slots + token)
-        to_D = (slot * (2 * KV) + head - QUERIES) * D + d_D
-        stored_D = inside_D & (slot >= 0)
-        tl.store(cache + to_D, first_D.to(cache.dtype.element_ty), mask=stored_D)
-        tl.store(cache + to_D + HALF, second_D.to(cache.dtype.element_ty), mask=stored_D)
+        stored_D = cache + (slot * (2 * KV) + head - QUERIES) * D + d_D
+        tl.store(stored_D, first_D.to(cache.dtype.element_ty), mask=inside_D & (slot >= 0))
+        tl.store(stored_D + HALF, second_D.to(cache.dtype.element_ty), mask=inside_D & (slot >= 0))

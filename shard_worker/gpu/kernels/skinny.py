@@ -53,10 +53,9 @@ def skinny_wide(
 
 
 @triton.jit
-def add_int4(total_NM, weight, scale, zero, rows_N, group_G, even_BM, odd_BM, K, GROUP: tl.constexpr):
+def add_int4(total_NM, weight, scale, zero, rows_N, group_G, even_BM, odd_BM, row_bytes, groups, GROUP: tl.constexpr):
     """Return total plus the products of these groups with x, given at even and odd columns, [G * GROUP / 2, M]."""
     HALF: tl.constexpr = GROUP // 2
-    row_bytes, groups = (K + 1) // 2, (K + GROUP - 1) // GROUP
     bytes_GB = group_G[:, None] * HALF + tl.arange(0, HALF)[None, :]
     at_NGB = rows_N[:, None, None] * row_bytes + bytes_GB[None, :, :]
     q_NGB = tl.load(weight + at_NGB, mask=(bytes_GB < row_bytes)[None, :, :], other=0, eviction_policy="evict_first")
@@ -83,6 +82,8 @@ def skinny_int4(
     N,
     M,
     K,
+    row_bytes,
+    groups,
     HAS_RESIDUAL: tl.constexpr,
     GATED: tl.constexpr,
     X_TYPE: tl.constexpr,
@@ -91,23 +92,23 @@ def skinny_int4(
     BLOCK_K: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """weight: uint8[N or 2 N, ceil(K / 2)]; scale, zero: [N or 2 N, ceil(K / GROUP)]. GROUP divides BLOCK_K."""
+    """As `matvec_int4`, for x[M, K]; GROUP divides BLOCK_K."""
     GROUPS: tl.constexpr = BLOCK_K // GROUP
     n_N = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     m_M = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
     rows_N = tl.minimum(n_N, N - 1).to(tl.int64)
     total_NM = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     up_NM = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-    for first in range(0, (K + GROUP - 1) // GROUP, GROUPS):
+    for first in range(0, groups, GROUPS):
         group_G = first + tl.arange(0, GROUPS)
         k_B = first * GROUP + 2 * tl.arange(0, BLOCK_K // 2)
         at_BM = m_M[None, :] * K + k_B[:, None]
         inside_1M = (m_M < M)[None, :]
         even_BM = tl.load(x + at_BM, mask=inside_1M & (k_B < K)[:, None], other=0.0).to(X_TYPE)
         odd_BM = tl.load(x + at_BM + 1, mask=inside_1M & (k_B + 1 < K)[:, None], other=0.0).to(X_TYPE)
-        total_NM = add_int4(total_NM, weight, scale, zero, rows_N, group_G, even_BM, odd_BM, K, GROUP)
+        total_NM = add_int4(total_NM, weight, scale, zero, rows_N, group_G, even_BM, odd_BM, row_bytes, groups, GROUP)
         if GATED:
-            up_NM = add_int4(up_NM, weight, scale, zero, rows_N + N, group_G, even_BM, odd_BM, K, GROUP)
+            up_NM = add_int4(up_NM, weight, scale, zero, rows_N + N, group_G, even_BM, odd_BM, row_bytes, groups, GROUP)
     squares_M = tl.zeros([BLOCK_M], tl.float32)
     store_tile(
         out, residual, scale, total_NM, up_NM, squares_M, n_N, m_M, N, M, K, 0.0, False, HAS_RESIDUAL, GATED, False
