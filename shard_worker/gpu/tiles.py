@@ -49,6 +49,7 @@ _TALL_INT4 = (Tile(32, 64, 4, 2), Tile(16, 128, 4, 2))
 
 def candidates(kind: ProductKind) -> Sequence[Tile]:
     """Return the tiles to try, each cut to the matrix; the first is a fair choice anywhere."""
+    found: Sequence[Tile]
     if kind.block_m == 1:
         found = _MATVEC_WIDE if kind.group_size is None else _MATVEC_INT4
     elif kind.block_m == 16:

@@ -57,7 +57,7 @@ class TorchOperations:
             places = torch.arange(position + 1, device=q_NHD.device)
             blocks = step.block_tables[step.table_starts_N[token] + places // self._block_size].long()
             kv_LHD = layer_cache[blocks * self._block_size + places % self._block_size].float()
-            k_LHD, v_LHD = (part[:, self._kv_of_query] for part in kv_LHD.split(self._kv, dim=1))
+            k_LHD, v_LHD = (part[:, self._kv_of_query] for part in kv_LHD.chunk(2, dim=1))
             scores_HL = torch.einsum("hd,lhd->hl", q_NHD[token].float(), k_LHD) / math.sqrt(q_NHD.shape[-1])
             out_NHD[token] = torch.einsum("hl,lhd->hd", scores_HL.softmax(dim=1), v_LHD) if len(places) else 0
         return out_NHD.flatten(1)
