@@ -35,6 +35,9 @@ COMMANDS = {
         "shard_worker.commands.random_init:random_init", "Make a checkpoint of random weights, for speed."
     ),
     "bench": LazyCommand("common.commands.bench.command:bench", "Measure speed through the public API."),
+    "bench-gpu": LazyCommand(
+        "shard_worker.commands.bench_gpu:bench_gpu", "Check and measure the GPU path, beside gpt-fast."
+    ),
     "doctor": LazyCommand("common.commands.doctor:doctor", "Check whether this machine can serve."),
 }
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shard_worker.gpu.decoder import MAX_TOKENS, bucket_of
+from shard_worker.gpu.decoder import BUCKETS, MAX_TOKENS, bucket_of
 from shard_worker.gpu.replay import Recorder
 from shard_worker.gpu.staging import Staging
 from shard_worker.sampling.noise import gumbel_noise
@@ -61,6 +61,13 @@ class GraphSampler:
         if len(states) > MAX_TOKENS:
             return False
         return not any(state.params.has_penalties or len(state.params.bias_ids) for state in states)
+
+    @torch.inference_mode()
+    def record_common(self) -> None:
+        """Record what most steps ask for, so that no step waits for a compiler: one best token, greedy or drawn."""
+        for bucket in BUCKETS:
+            for drawn in (False, True):
+                self._computed(_Kind(bucket, drawn, 1, 0, 0))
 
     @torch.inference_mode()
     def __call__(

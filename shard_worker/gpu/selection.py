@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from common.errors import SettingsError
 from shard_worker.gpu.decoder import GraphDecoder
+from shard_worker.gpu.prefill import use_kernels
 from shard_worker.gpu.replay import Recorder
 from shard_worker.gpu.sampler import GraphSampler
 from shard_worker.model.kv_cache import KVCache
@@ -74,6 +75,8 @@ def _tuned(
     decoder = GraphDecoder(model, cache, operations, recorder)
     tune(operations, decoder)
     decoder.record_all()
+    use_kernels(model, operations)
     device, width = model.rope.cos.device, model.norm.weight.numel()
     sampler = GraphSampler(decoder.logits, width, part.vocabulary.start, device, recorder)
+    sampler.record_common()
     return GpuDecoder(decoder, sampler)

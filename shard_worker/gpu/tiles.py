@@ -9,6 +9,8 @@ from shard_worker.gpu.matrices import Matrix
 
 _REPEATS = 3
 
+TimeMs = Callable[[Callable[["Tile"], None], "Tile"], float]
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -44,6 +46,7 @@ _SKINNY_WIDE = (Tile(32, 128, 4, 4), Tile(16, 256, 4, 4), Tile(64, 128, 4, 4), T
 _SKINNY_INT4 = (Tile(32, 256, 4), Tile(16, 256, 4), Tile(64, 128, 4), Tile(32, 512, 8, 2))
 # 32 or 64 rows leave fewer registers, and less shared memory: 64 KiB on some hardware.
 _TALL_WIDE = (Tile(32, 64, 4), Tile(64, 64, 4), Tile(32, 128, 4, 2))
+_EXACT = (Tile(16, 64, 4, 2),)  # float32 has no room to spare
 _TALL_INT4 = (Tile(32, 64, 4, 2), Tile(16, 128, 4, 2))
 
 
@@ -52,6 +55,8 @@ def candidates(kind: ProductKind) -> Sequence[Tile]:
     found: Sequence[Tile]
     if kind.block_m == 1:
         found = _MATVEC_WIDE if kind.group_size is None else _MATVEC_INT4
+    elif kind.dtype == torch.float32:
+        found = _EXACT
     elif kind.block_m == 16:
         found = _SKINNY_WIDE if kind.group_size is None else _SKINNY_INT4
     else:
@@ -63,20 +68,27 @@ def candidates(kind: ProductKind) -> Sequence[Tile]:
     return list(dict.fromkeys(cut))
 
 
-def fastest(tiles: Sequence[Tile], run: Callable[[Tile], None]) -> Tile:
-    """Return the tile with which `run` takes the least time on the current CUDA device; run compiles at its first call.
+def fastest(
+    tiles: Sequence[Tile],
+    run: Callable[[Tile], None],
+    misfits: tuple[type[Exception], ...],
+    time_ms: TimeMs | None = None,
+) -> Tile:
+    """Return the tile with which `run` takes the least time; it compiles at its first call.
 
-    A tile that does not fit the hardware is passed over, unless none does: then its RuntimeError is raised.
+    A tile that does not fit the hardware, which `misfits` tell, is passed over, unless none fits: then that is raised.
+    `time_ms` times a run, by the current CUDA device's own clock if not given.
     """
+    time_ms = time_ms or _time_ms
     times_ms: dict[Tile, float] = {}
-    refused: RuntimeError | None = None
+    refused: Exception | None = None
     for tile in tiles:
         try:
             run(tile)
-        except RuntimeError as error:  # Triton's OutOfResources is one
+        except misfits as error:
             refused = error
             continue
-        times_ms[tile] = min(_time_ms(run, tile) for _ in range(_REPEATS))
+        times_ms[tile] = min(time_ms(run, tile) for _ in range(_REPEATS))
     if not times_ms:
         assert refused is not None, "no tiles to try"
         raise refused

@@ -5,12 +5,15 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from triton.runtime.errors import TritonError
 
 from shard_worker.gpu.decoder import GraphDecoder
 from shard_worker.gpu.matrices import Matrix
 from shard_worker.gpu.tiles import ProductKind, Tile, candidates, fastest
 from shard_worker.gpu.triton_operations import TritonOperations
 from shard_worker.model.llama import Norm
+
+_MISFITS = (RuntimeError, TritonError)
 
 # The head is one matrix, not one a layer; a few runs of it are enough.
 _HEAD_RUNS = 4
@@ -35,7 +38,7 @@ def tune(operations: TritonOperations, decoder: GraphDecoder) -> None:
             kind = ProductKind.of(matrices[0], gated, rows)
             if kind not in chosen:
                 run = partial(_run_all, operations, matrices, norm, has_residual, gated, rows)
-                chosen[kind] = fastest(candidates(kind), run)
+                chosen[kind] = fastest(candidates(kind), run, _MISFITS)
     operations.use(chosen)
 
 

@@ -14,7 +14,7 @@ from shard_worker.gpu.operations import Operations
 from shard_worker.gpu.replay import Recorder
 from shard_worker.model.attention import ATTENTION_PATHS
 from shard_worker.model.kv_cache import KVCache
-from shard_worker.model.llama import Llama
+from shard_worker.model.llama import Llama, StepInputs
 from shard_worker.model.weights import load_model
 from shard_worker.parallel import RankGroup
 from shard_worker.partition import Partition, partition
@@ -51,6 +51,28 @@ class GpuPair:
 
     def step(self, rows: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         """Run rows of (length, base length), all sampled; return the decoder's hidden states and the model's."""
+        checked = self._planned(rows)
+        inputs = build_inputs(checked, BLOCK_SIZE, self.dtype, self.device)
+        with torch.inference_mode():
+            expected: Tensor = self.model(inputs, self.caches[0])
+        return self.decoder(self._staged(checked)), expected
+
+    def prepared(self, rows: list[tuple[int, int]]) -> StepInputs:
+        """Return what the decoder gets for these rows, whose past is computed."""
+        return self._staged(self._planned(rows))
+
+    def long_inputs(self, rows: list[tuple[int, int]]) -> StepInputs:
+        """Return what the model's own forward gets for these rows, whose past is computed."""
+        return build_inputs(self._planned(rows), BLOCK_SIZE, self.dtype, self.device)
+
+    def cache_pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """Return each layer's cache as the decoder left it, and as the model did."""
+        return [(self.caches[1].layer(i), self.caches[0].layer(i)) for i in range(self.layers)]
+
+    def _staged(self, rows: Rows) -> StepInputs:
+        return build_inputs(rows, BLOCK_SIZE, self.dtype, GraphDecoder.input_device, with_buckets=False)
+
+    def _planned(self, rows: list[tuple[int, int]]) -> Rows:
         blocks = random.Random(1).sample(range(NUM_BLOCKS), NUM_BLOCKS)
         planned = []
         for sequence, (length, base) in enumerate(rows):
@@ -59,15 +81,7 @@ class GpuPair:
             planned.append(PlanRow(sequence, base, ids[base:], table, sampled=length))
             if base:
                 self._past(PlanRow(sequence, 0, ids[:base], table))
-        checked = self._rows(planned)
-        with torch.inference_mode():
-            expected: Tensor = self.model(build_inputs(checked, BLOCK_SIZE, self.dtype, self.device), self.caches[0])
-        inputs = build_inputs(checked, BLOCK_SIZE, self.dtype, GraphDecoder.input_device, with_buckets=False)
-        return self.decoder(inputs), expected
-
-    def cache_pairs(self) -> list[tuple[Tensor, Tensor]]:
-        """Return each layer's cache as the decoder left it, and as the model did."""
-        return [(self.caches[1].layer(i), self.caches[0].layer(i)) for i in range(self.layers)]
+        return self._rows(planned)
 
     def _past(self, row: PlanRow) -> None:
         with torch.inference_mode():

@@ -9,7 +9,6 @@ from common.errors import SettingsError
 from shard_worker.gpu.decoder import BUCKETS, MAX_TOKENS, bucket_of
 from shard_worker.gpu.replay import Recorder
 from shard_worker.gpu.selection import gpu_decoder
-from shard_worker.partition import partition
 from tests.support.gpu_pair import GpuPair
 from tests.support.tiny_model import TinyModel, TinyShape, make_tiny_model
 from tests.support.torch_operations import TorchOperations
@@ -60,16 +59,9 @@ def test_buckets() -> None:
 
 def test_without_a_gpu_pytorch_computes(tiny_model: TinyModel) -> None:
     pair = GpuPair(tiny_model.folder, TorchOperations, CPU)
-    part = partition(_architecture(tiny_model), 0, 1)
-    arguments = ("fast", pair.model, pair.caches[1], part)
+    arguments = ("fast", pair.model, pair.caches[1], pair.partition)
     assert gpu_decoder("auto", *arguments) is None
     assert gpu_decoder("off", *arguments) is None
     with pytest.raises(SettingsError, match="GPU kernels cannot be used: the device is no GPU"):
         gpu_decoder("on", *arguments)
     assert not Recorder(CPU).enabled
-
-
-def _architecture(model: TinyModel):  # type: ignore[no-untyped-def]
-    from common.manifest import read_manifest
-
-    return read_manifest(model.folder)[0].architecture
