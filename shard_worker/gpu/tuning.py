@@ -10,7 +10,7 @@ from triton.runtime.errors import TritonError
 from shard_worker.gpu.decoder import GraphDecoder
 from shard_worker.gpu.matrices import Matrix
 from shard_worker.gpu.tiles import ProductKind, Tile, candidates, fastest
-from shard_worker.gpu.triton_operations import TritonOperations
+from shard_worker.gpu.triton_operations import Product, TritonOperations
 from shard_worker.model.llama import Norm
 
 _MISFITS = (RuntimeError, TritonError)
@@ -53,7 +53,9 @@ def _run_all(
 ) -> None:
     device = matrices[0].weight.device
     outputs = matrices[0].rows // (2 if gated else 1)
-    x_NM = torch.ones(rows, matrices[0].columns, device=device)
-    out_NO: Tensor = torch.zeros(rows, outputs, device=device)
+    # Of the types that a step has there, so that what is compiled now is found again.
+    x_NM = torch.ones(rows, matrices[0].columns, device=device, dtype=operations.dtype if has_residual else None)
+    out_NO: Tensor = torch.zeros(rows, outputs, device=device, dtype=operations.dtype if gated else None)
+    residual_NO = out_NO if has_residual else None
     for matrix in matrices:
-        operations.product(x_NM, matrix, norm, out_NO if has_residual else None, out_NO, gated, tile)
+        operations.run(Product(x_NM, matrix, norm, residual_NO, out_NO, gated), tile)

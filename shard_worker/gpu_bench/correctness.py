@@ -20,7 +20,7 @@ from shard_worker.gpu_bench.stages import MODES
 from shard_worker.model.matrices import TensorSource
 
 CPU = torch.device("cpu")
-NUM_TOKENS = 16
+NUM_TOKENS = 12
 # One token of decode, several rows in a bucket with padding, prompts beyond a bucket's size.
 PROMPT_LENGTHS = (1, 17, 90)
 # Largest difference over the largest logit. float32 differs in the order of sums alone.

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from shard_worker.gpu.matrices import Matrix, matrix_of
-from shard_worker.gpu.tiles import ProductKind, candidates
 from shard_worker.model.linear import FloatLinear, Int4Linear, Int8Linear, Linear
 from shard_worker.model.llama import Norm
 from shard_worker.quantization.formats import quantize_int4, quantize_int8
@@ -92,12 +91,3 @@ def test_bfloat16_is_closer_to_exact_than_pytorch(
     _, exact = GpuPair(folder, TorchOperations, triton_device).step(STEPS[2])
     ours, pytorch = GpuPair(folder, triton_operations, triton_device, torch.bfloat16).step(STEPS[2])
     assert 0 < (ours - exact).abs().mean() < (pytorch - exact).abs().mean()
-
-
-def test_tiles_fit_their_matrices() -> None:
-    for dtype, group in ((torch.bfloat16, None), (torch.int8, None), (torch.uint8, 32), (torch.uint8, 256)):
-        for block_m in (1, 16):
-            for columns in (61, 4096):
-                tiles = candidates(ProductKind(64, columns, dtype, group, False, block_m))
-                assert len(set(tiles)) == len(tiles) >= 1
-                assert all(tile.block_k % (group or 1) == 0 for tile in tiles)
