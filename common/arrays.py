@@ -17,12 +17,14 @@ def to_wire(values: npt.ArrayLike, dtype: np.dtype[Any]) -> bytes:
     return np.ascontiguousarray(values, dtype=dtype).tobytes()
 
 
-def from_wire(data: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], name: str) -> npt.NDArray[Any]:
+def from_wire(
+    data: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], name: str, reason: str = "BAD_PLAN"
+) -> npt.NDArray[Any]:
     """Return the read-only array that field `name` holds. One entry of `shape` may be -1.
 
-    Raises Refused when the bytes do not fill the shape.
+    Raises Refused, with `reason`, when the bytes do not fill the shape.
     """
     try:
         return np.frombuffer(data, dtype=dtype).reshape(shape)
     except ValueError:
-        raise Refused("BAD_PLAN", f"{name}: {len(data)} bytes do not fill shape {shape} of {dtype}") from None
+        raise Refused(reason, f"{name}: {len(data)} bytes do not fill shape {shape} of {dtype}") from None

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from gateway.generation import Delta
 from gateway.sampling.logprobs import ScoredLogprobs, TokenLogprobs
+from gateway.speculation.record import SpeculationRecord
 from gateway.stopping import Finish, FinishReason
 from gateway.waterfall import Waterfall
 from tandem.v1 import inference_service_pb2 as pb
@@ -19,7 +20,11 @@ FINISH_REASONS = {
 def delta(output: Delta) -> pb.GenerateResponse:
     """Return the delta event of some output."""
     message = pb.GenerateDelta(
-        text=output.text, token_ids=output.token_ids, logprobs=[token_logprobs(entry) for entry in output.logprobs]
+        text=output.text,
+        token_ids=output.token_ids,
+        logprobs=[token_logprobs(entry) for entry in output.logprobs],
+        is_draft=output.is_draft,
+        text_lengths=output.text_lengths,
     )
     return pb.GenerateResponse(delta=message)
 
@@ -29,7 +34,9 @@ def token_logprobs(entry: TokenLogprobs) -> pb.TokenLogprobs:
     return pb.TokenLogprobs(logprob=entry.logprob, top_ids=entry.top_ids, top_logprobs=entry.top_logprobs)
 
 
-def finished(finish: Finish, usage: pb.Usage, waterfall: Waterfall) -> pb.GenerateResponse:
+def finished(
+    finish: Finish, usage: pb.Usage, waterfall: Waterfall, speculation: SpeculationRecord | None
+) -> pb.GenerateResponse:
     """Return the last event of a stream."""
     message = pb.GenerateFinished(
         reason=FINISH_REASONS[finish.reason],
@@ -37,6 +44,7 @@ def finished(finish: Finish, usage: pb.Usage, waterfall: Waterfall) -> pb.Genera
         stop_token_id=finish.stop_token_id,
         usage=usage,
         timings=waterfall.timings(),
+        speculation=None if speculation is None else speculation.report(),
     )
     return pb.GenerateResponse(finished=message)
 

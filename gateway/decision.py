@@ -55,15 +55,31 @@ class Decision:
         positions = sum(row.sampled for row, _ in rows)
         wanted = self.lengths
         candidates = merge_sampled(results, self._slices, positions, wanted.num_noised, wanted.num_top, wanted.num_raw)
-        outcomes = []
-        for position, (_, job) in enumerate(rows):
+        outcomes, first = [], 0
+        for row, job in rows:
             if isinstance(job, Generation):
-                outcomes.append(await self._draw(candidates, position, job))
+                outcomes.append(await self._verify(candidates, first, row, job))
             else:
                 outcomes.append(ENDED)
+            first += row.sampled
         return outcomes
 
-    async def _draw(self, candidates: Candidates, position: int, job: Generation) -> Outcome:
+    async def _verify(self, candidates: Candidates, first: int, row: Row, job: Generation) -> Outcome:
+        """Draw the row's tokens, one position after the other, as long as the draft had proposed the very token.
+
+        Sample and match: a draft that is wrong ends the row, it never changes a token.
+        """
+        draft_ids = row.draft_ids
+        token_ids: list[int] = []
+        for index in range(row.sampled):
+            draft_id = draft_ids[index] if index < len(draft_ids) else None
+            drawn = await self._draw(candidates, first + index, job, draft_id)
+            token_ids += drawn.token_ids
+            if drawn.finished or drawn.token_ids != (draft_id,):
+                break
+        return Outcome(tuple(token_ids), drawn.finished, drawn.is_winner)
+
+    async def _draw(self, candidates: Candidates, position: int, job: Generation, draft_id: int | None) -> Outcome:
         try:
             choice = choose(candidates, position, job.params)
             if not isinstance(choice, Choice):
@@ -76,7 +92,10 @@ class Decision:
             return ENDED
         wanted = job.params.logprobs
         logprobs = None if wanted is None else token_logprobs(candidates, position, choice, wanted)
-        return Outcome(token_ids=(choice.token_id,), finished=job.accept(choice.token_id, logprobs))
+        is_winner = choice.token_id == int(candidates.noised_ids[position, 0])
+        return Outcome(
+            (choice.token_id,), job.accept(choice.token_id, logprobs, choice.token_id == draft_id), is_winner
+        )
 
     def _decide_scored(self, results: Seq[pb.StepResult]) -> None:
         rows: list[tuple[Row, Job | None]] = [(row, job) for row, job in self._rows if row.scored]

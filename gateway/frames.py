@@ -40,6 +40,7 @@ def encode_plan(plan: StepPlan, lengths: ListLengths) -> bytes:
         num_top=lengths.num_top,
         num_raw=lengths.num_raw,
         num_scored_raw=lengths.num_scored_raw,
+        row_run_ahead=_u32(plan.run_ahead),
     )
     return message.SerializeToString()
 

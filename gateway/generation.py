@@ -9,6 +9,7 @@ from gateway.detokenizer import StreamText
 from gateway.sampling.logprobs import TokenLogprobs
 from gateway.sampling.params import SamplingParams
 from gateway.scheduling.sequence import Sequence
+from gateway.speculation.record import SpeculationRecord
 from gateway.stopping import Finish, FinishReason, StopRules
 from gateway.waterfall import Waterfall
 
@@ -20,6 +21,8 @@ class Delta:
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    is_draft: list[bool] = field(default_factory=list)
+    text_lengths: list[int] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.text or self.token_ids)
@@ -32,12 +35,20 @@ class Generation:
     """
 
     def __init__(
-        self, sequence: Sequence, params: SamplingParams, stop: StopRules, text: StreamText, waterfall: Waterfall
+        self,
+        sequence: Sequence,
+        params: SamplingParams,
+        stop: StopRules,
+        text: StreamText,
+        waterfall: Waterfall,
+        max_draft_tokens: int = 0,
     ) -> None:
         self.sequence = sequence
         self.params = params
         self.stop = stop
         self.waterfall = waterfall
+        self.max_draft_tokens = max_draft_tokens
+        self.speculation = SpeculationRecord() if max_draft_tokens else None
         self.finish: Finish | None = None
         self.completion_tokens = 0
         self.whole_row_fallbacks = 0
@@ -51,8 +62,8 @@ class Generation:
         """Length of the list of best tokens that the next draw needs; it grows when records did not decide."""
         return self.params.num_top_wanted(self.whole_row_fallbacks)
 
-    def accept(self, token_id: int, logprobs: TokenLogprobs | None) -> bool:
-        """Take the next token; returns whether the stream ends with it."""
+    def accept(self, token_id: int, logprobs: TokenLogprobs | None, is_draft: bool = False) -> bool:
+        """Take the next token, which a draft may have proposed; returns whether the stream ends with it."""
         self.waterfall.token(time.perf_counter_ns())
         reason = self.stop.token_ends(token_id)
         if reason is not None:
@@ -64,6 +75,9 @@ class Generation:
             self._delta.logprobs.append(logprobs)
         new = self._text.push(token_id)
         self._delta.text += new.text
+        if self.speculation is not None:
+            self._delta.is_draft.append(is_draft)
+            self._delta.text_lengths.append(len(new.text))
         if new.stop_string is not None:
             self.finish = Finish(FinishReason.STOP_STRING, stop_string=new.stop_string)
         elif self.completion_tokens >= self.stop.max_new_tokens:

@@ -16,6 +16,9 @@ from gateway.prompts import PromptReader
 from gateway.registration import SERVICE, register
 from gateway.service import InferenceService
 from gateway.settings import GatewaySettings
+from gateway.speculation.draft_pool import DraftPool
+from gateway.speculation.draft_stream import TargetIdentity
+from gateway.speculation.speculator import Speculator
 from gateway.step_loop import StepLoop
 
 log = logging.getLogger(__name__)
@@ -38,7 +41,8 @@ async def serve(settings: GatewaySettings) -> None:
     server = grpc.aio.server(options=server_options(settings.max_message_bytes))
     health = HealthBoard([SERVICE.full_name])
     health.add_to(server)
-    loop = StepLoop(settings, checkpoint_hash, health)
+    target = TargetIdentity(manifest.tokenizer.sha256, arch.vocabulary_size, checkpoint_hash)
+    loop = StepLoop(settings, checkpoint_hash, health, _speculator(settings, target))
     register(InferenceService(loop, prompts, model, manifest, checkpoint_hash), server, settings.write_timeout_s)
     if settings.reflection:
         names = (SERVICE.full_name, HEALTH_SERVICE, reflection.SERVICE_NAME)
@@ -59,3 +63,11 @@ async def serve(settings: GatewaySettings) -> None:
         running.cancel()
         await asyncio.wait([running])
         await prompts.close()
+
+
+def _speculator(settings: GatewaySettings, target: TargetIdentity) -> Speculator | None:
+    """Return what drafts, or None where nothing does."""
+    if settings.max_draft_tokens == 0 or not (settings.drafts or settings.ngram):
+        return None
+    pool = DraftPool(settings.drafts, target) if settings.drafts else None
+    return Speculator(pool, settings.ngram, settings.max_draft_tokens)

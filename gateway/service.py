@@ -58,7 +58,8 @@ class InferenceService:
 
         sequence = Sequence(tenant="", prompt_ids=prompt_ids, max_new_tokens=stop.max_new_tokens, params=params)
         text = StreamText(self._prompts.tokenizer, stop.stop_strings)
-        generation = Generation(sequence, params, stop, text, waterfall)
+        max_draft_tokens = validation.max_draft_tokens(request.speculation, self._loop.max_draft_tokens)
+        generation = Generation(sequence, params, stop, text, waterfall, max_draft_tokens)
         self._loop.submit(generation)
         try:
             output = await generation.take()
@@ -77,7 +78,7 @@ class InferenceService:
                 cached_prompt_tokens=sequence.cached_prompt_tokens,
                 preemptions=sequence.preemptions,
             )
-            yield answers.finished(generation.finish, usage, waterfall)
+            yield answers.finished(generation.finish, usage, waterfall, generation.speculation)
         finally:
             self._loop.cancel(generation)
 

@@ -23,6 +23,12 @@ class GatewaySettings(Settings):
         description="prefill chunks shrink so that a step takes at most this many times a step without prefill; "
         "0 < limit <= 1 always takes the smallest chunk",
     )
+    run_ahead: bool = Field(default=True, description="ranks go on by themselves while the gateway decides")
+    drafts: tuple[str, ...] = Field(default=(), description="addresses of draft workers; they may come and go")
+    ngram: bool = Field(default=False, description="draft from the request's own text where no worker does better")
+    max_draft_tokens: int = Field(
+        default=8, ge=0, le=8, description="most tokens drafted for one pass of one request; 0 drafts nothing"
+    )
     prefix_reuse: bool = Field(default=True, description="share KV blocks of equal prompt prefixes of one tenant")
 
     max_queued_requests: NonNegativeInt = Field(default=256, description="most requests that wait")

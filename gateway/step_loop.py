@@ -10,14 +10,17 @@ from common.errors import Refused, RequestFailed, TandemError, Unavailable
 from common.health import HealthBoard
 from gateway.decision import Decision, Job
 from gateway.frames import encode_plan
+from gateway.generation import Generation
 from gateway.scheduling.admission import BatchLimits
 from gateway.scheduling.block_pool import BlockPool
 from gateway.scheduling.plan import StepPlan
 from gateway.scheduling.prefill_pacer import PrefillPacer
+from gateway.scheduling.run_ahead import RunAheadPolicy
 from gateway.scheduling.scheduler import Scheduler
 from gateway.scheduling.sequence import Sequence
 from gateway.settings import GatewaySettings
 from gateway.shard_group import GroupInfo, ShardGroup
+from gateway.speculation.speculator import Speculator
 from gateway.waterfall import RankTimes, StepTimes
 
 ATTACH_PAUSE_S = 0.1
@@ -32,10 +35,17 @@ class StepLoop:
     committed is computed again.
     """
 
-    def __init__(self, settings: GatewaySettings, checkpoint_hash: str, health: HealthBoard) -> None:
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        checkpoint_hash: str,
+        health: HealthBoard,
+        speculator: Speculator | None = None,
+    ) -> None:
         self._settings = settings
         self._checkpoint_hash = checkpoint_hash
         self._health = health
+        self._speculator = speculator
         self._scheduler: Scheduler | None = None
         self._group: ShardGroup | None = None
         self._draining = False
@@ -52,6 +62,11 @@ class StepLoop:
             raise Unavailable("the ranks are not ready")
         return self._group.info
 
+    @property
+    def max_draft_tokens(self) -> int:
+        """Most tokens drafted for one pass; 0 where nothing drafts."""
+        return self._speculator.max_draft_tokens if self._speculator is not None else 0
+
     def submit(self, job: Job) -> None:
         """Let a job's sequence wait for its first step.
 
@@ -65,6 +80,8 @@ class StepLoop:
         self._scheduler.add(job.sequence)
         job.waterfall.admitted_ns = time.perf_counter_ns()
         self._jobs[job.sequence] = job
+        if self._speculator is not None and isinstance(job, Generation):
+            self._speculator.begin(job)
         self._idle.clear()
         self._work.set()
 
@@ -72,6 +89,8 @@ class StepLoop:
         """Forget a job, finished or not. Its blocks are free once the step that uses them is over."""
         if self._jobs.pop(job.sequence, None) is not None and self._scheduler is not None:
             self._scheduler.cancel(job.sequence)
+            if self._speculator is not None and isinstance(job, Generation):
+                self._speculator.end(job)
         if not self._jobs:
             self._idle.set()
 
@@ -82,6 +101,7 @@ class StepLoop:
 
     async def run(self) -> None:
         """Attach, serve, and start over when the group is lost; ends only by cancellation."""
+        drafting = asyncio.create_task(self._speculator.run()) if self._speculator is not None else None
         try:
             while True:
                 self._group = await self._attach()
@@ -92,6 +112,9 @@ class StepLoop:
                     log.error("rank group lost: %s", error)
                 await self._lose_group()
         finally:
+            if drafting is not None:
+                drafting.cancel()
+                await asyncio.wait([drafting])
             if self._group is not None:
                 await self._group.close()
 
@@ -131,6 +154,8 @@ class StepLoop:
         scheduler = self._scheduler
         assert scheduler is not None
         while True:
+            if self._speculator is not None:
+                await self._speculator.propose()
             began_ns = time.perf_counter_ns()
             plan = scheduler.plan()
             if plan is None:
@@ -158,13 +183,19 @@ class StepLoop:
         for failed in decision.failed:
             scheduler.fail(failed.sequence)
         scheduler.commit(plan, outcomes)
-        scheduler.pacer.observe(plan.decode_rows, plan.prefill_tokens, (answered_ns - sent_ns) * 1e-9)
         times = StepTimes(
             plan_ns=sent_ns - began_ns,
             round_trip_ns=answered_ns - sent_ns,
-            ranks=tuple(RankTimes(r.queue_ns, r.compute_ns, r.collective_ns, r.encode_ns) for r in results),
+            ranks=tuple(RankTimes(r.queue_ns, r.compute_ns, r.collective_ns, r.encode_ns, r.ahead_ns) for r in results),
         )
         decided_ns = time.perf_counter_ns()
+        hop_ns = times.plan_ns + times.wire_ns + decided_ns - answered_ns
+        scheduler.pacer.observe(plan.decode_tokens, plan.prefill_tokens, (times.wire_ns + times.work_ns) * 1e-9)
+        scheduler.run_ahead.observe(hop_ns * 1e-9, times.work_ns * 1e-9)
+        if self._speculator is not None:
+            sampled = [(row, job) for row, job in zip(plan.rows, jobs, strict=True) if row.sampled]
+            verified = [(row, job, outcome) for (row, job), outcome in zip(sampled, outcomes, strict=True)]
+            self._speculator.observe(verified, plan.prefill_tokens, times)
         for job in jobs:
             if job is not None:
                 job.waterfall.add_step(times, decided_ns - answered_ns)
@@ -193,4 +224,5 @@ class StepLoop:
                 max_queued_tokens=settings.max_queued_tokens,
             ),
             prefix_reuse=settings.prefix_reuse,
+            run_ahead=RunAheadPolicy(settings.run_ahead),
         )

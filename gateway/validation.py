@@ -109,6 +109,15 @@ def sampling_params(sampling: sampling_pb2.SamplingParams, logprobs: int | None,
     return read_params(sampling, logprobs, model.vocabulary_size, drawn_seed=secrets.randbits(64))
 
 
+def max_draft_tokens(speculation: pb.SpeculationParams, most: int) -> int:
+    """Return the most tokens to draft at once, given the gateway's own bound."""
+    if not speculation.HasField("max_draft_tokens"):
+        return most
+    if speculation.max_draft_tokens > limits.MAX_DRAFT_TOKENS:
+        raise InvalidRequest("speculation.max_draft_tokens", f"at most {limits.MAX_DRAFT_TOKENS}")
+    return min(most, speculation.max_draft_tokens)
+
+
 def top_logprobs(value: int) -> int:
     """Return ScoreRequest.top_logprobs."""
     if value > MAX_LOGPROBS:

@@ -14,11 +14,12 @@ class RankTimes:
     compute_ns: int
     collective_ns: int
     encode_ns: int
+    ahead_ns: int = 0  # the part of all these that passed before the frame came
 
     @property
     def total_ns(self) -> int:
-        """The rank's whole time for the step."""
-        return self.queue_ns + self.compute_ns + self.collective_ns + self.encode_ns
+        """The rank's time for the step from the frame on."""
+        return self.queue_ns + self.compute_ns + self.collective_ns + self.encode_ns - self.ahead_ns
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class StepTimes:
     def wire_ns(self) -> int:
         """Transport and wake-ups: the round trip less the slowest rank's own time."""
         return max(0, self.round_trip_ns - max(rank.total_ns for rank in self.ranks))
+
+    @property
+    def work_ns(self) -> int:
+        """The slowest rank's time for the step, what it ran ahead included."""
+        return max(rank.total_ns + rank.ahead_ns for rank in self.ranks)
 
 
 @dataclass
@@ -64,12 +70,13 @@ class Waterfall:
         self._wire_ns += times.wire_ns
         self._decide_ns += decide_ns
         if not self._ranks:
-            self._ranks = [[0, 0, 0, 0] for _ in times.ranks]
+            self._ranks = [[0, 0, 0, 0, 0] for _ in times.ranks]
         for total, rank in zip(self._ranks, times.ranks, strict=False):
             total[0] += rank.queue_ns
             total[1] += rank.compute_ns
             total[2] += rank.collective_ns
             total[3] += rank.encode_ns
+            total[4] += rank.ahead_ns
 
     def token(self, now_ns: int) -> None:
         """Note that a token was committed."""
@@ -95,8 +102,10 @@ class Waterfall:
                 decide_ns=self._decide_ns,
             ),
             ranks=[
-                pb.RankTimings(queue_ns=queue, compute_ns=compute, collective_ns=collective, encode_ns=encode)
-                for queue, compute, collective, encode in self._ranks
+                pb.RankTimings(
+                    queue_ns=queue, compute_ns=compute, collective_ns=collective, encode_ns=encode, ahead_ns=ahead
+                )
+                for queue, compute, collective, encode, ahead in self._ranks
             ],
         )
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from shard_worker.model.attention import RowBucket
 from shard_worker.model.llama import StepInputs
-from shard_worker.plan import Counts, Rows
+from shard_worker.plan import Counts, Rows, ranges, starts
 
 
 def build_inputs(
@@ -17,16 +17,16 @@ def build_inputs(
 
     The buckets are PyTorch's own need: native code goes by the block tables.
     """
-    positions_N = _ranges(rows.base_lengths_R, rows.lengths_R)
+    positions_N = ranges(rows.base_lengths_R, rows.lengths_R)
     row_of_N = np.repeat(np.arange(len(rows.lengths_R)), rows.lengths_R)
-    table_starts_R = np.cumsum(rows.blocks_R) - rows.blocks_R
+    table_starts_R = starts(rows.blocks_R)
     table_starts_N = table_starts_R[row_of_N]
     slots_N = _slots(rows, table_starts_N, positions_N, block_size)
     equal_lengths = _equal_lengths(rows.lengths_R) if with_buckets else []
     buckets = [_bucket(rows, members, table_starts_R, block_size, dtype, device) for members in equal_lengths]
     ends_R = rows.starts_R + rows.lengths_R
     reported = np.concatenate(
-        (_ranges(ends_R - rows.sampled_R, rows.sampled_R), _ranges(ends_R - rows.scored_R, rows.scored_R))
+        (ranges(ends_R - rows.sampled_R, rows.sampled_R), ranges(ends_R - rows.scored_R, rows.scored_R))
     )
     return StepInputs(
         ids_N=_to(rows.ids_N.astype(np.int64), device),
@@ -66,12 +66,6 @@ def _slots(rows: Rows, table_starts: Counts, positions: Counts, block_size: int)
 def _equal_lengths(lengths_R: Counts) -> list[Counts]:
     """Return the rows of each distinct length."""
     return [np.flatnonzero(lengths_R == length) for length in np.unique(lengths_R)]
-
-
-def _ranges(starts: Counts, lengths: Counts) -> Counts:
-    """Return start, start + 1, ... for each pair, one after the other."""
-    offsets = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return np.repeat(starts, lengths) + offsets
 
 
 def _to(array: npt.NDArray[np.generic], device: torch.device) -> Tensor:

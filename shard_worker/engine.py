@@ -8,9 +8,9 @@ import torch
 from common.arrays import F32, U32, from_wire, to_wire
 from common.errors import Refused
 from common.step_protocol import PROTOCOL_VERSION
-from shard_worker.batch import build_inputs
 from shard_worker.checkpoint.reader import CheckpointReader
 from shard_worker.device import usable_device
+from shard_worker.forward import Forward
 from shard_worker.gpu.decoder import GraphDecoder
 from shard_worker.gpu.sampler import GraphSampler
 from shard_worker.gpu.selection import gpu_decoder
@@ -24,10 +24,12 @@ from shard_worker.native.selection import native_decoder
 from shard_worker.parallel import RankGroup, form_group
 from shard_worker.partition import Partition, partition
 from shard_worker.plan import Bounds, Rows, read_rows
+from shard_worker.run_ahead import AheadRows, RunAhead
 from shard_worker.sampling.records import LastStep, sample_records, score_records
 from shard_worker.sampling.state import SequenceState
-from shard_worker.sampling.wire import fill_result
+from shard_worker.sampling.wire import PackedRecords, pack
 from shard_worker.settings import ShardSettings
+from shard_worker.step_logits import step_logits
 from tandem.shard.v1 import shard_service_pb2 as pb
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -47,16 +49,13 @@ class Engine:
         sampler: GraphSampler | None = None,
     ) -> None:
         self.info = info
-        self._model = model
-        self._native = native
         self._sampler = sampler
-        self._cache = cache
         self._vocabulary = part.vocabulary
         self._group = group
+        self._forward = Forward(model, cache, native, DTYPES[info.dtype], torch.device(info.device))
+        self._run_ahead = RunAhead(self._forward, group)
         self._sequences: dict[int, SequenceState] = {}
         self._last_step: LastStep | None = None
-        self._dtype = DTYPES[info.dtype]
-        self._device = torch.device(info.device)
         self._bounds = Bounds(
             num_blocks=info.num_blocks,
             block_size=info.block_size_tokens,
@@ -117,6 +116,7 @@ class Engine:
         """Forget every sequence: a gateway has attached."""
         self._sequences.clear()
         self._last_step = None
+        self._run_ahead.clear()
 
     @torch.inference_mode()
     def step(self, plan: pb.Plan, read_ns: int) -> pb.StepResult:
@@ -124,17 +124,31 @@ class Engine:
         began_ns = time.perf_counter_ns()
         rows = read_rows(plan, self._bounds)
         self._open_and_close(plan, rows)
-        hidden_PM = self._hidden(rows)
-        result = pb.StepResult()
-        self._sample(rows, plan, hidden_PM, result)
-        self._score(rows, plan, hidden_PM, result)
-        collective_ns = self._group.take_collective_ns()
-        computed_ns = time.perf_counter_ns()
-        result.queue_ns = began_ns - read_ns
-        result.collective_ns = collective_ns
-        result.compute_ns = computed_ns - began_ns - collective_ns
+        computed = step_logits(self._forward, rows, self._run_ahead.take())
+        sampled = self._sample(rows, plan, computed.sampled_PV)
+        scored = self._score(rows, plan, computed.scored_SM)
+        result, computed_ns = pb.StepResult(), time.perf_counter_ns()
+        for records in (*sampled, *scored):
+            records.fill(result)
         result.encode_ns = time.perf_counter_ns() - computed_ns
+        self._run_ahead.note(rows, result, plan.num_noised)
+        self._fill_times(result, read_ns, began_ns, computed.used)
         return result
+
+    @property
+    def computes_natively(self) -> bool:
+        """Whether native code computes small steps."""
+        return self._forward.native is not None
+
+    @property
+    def wants_to_run_ahead(self) -> bool:
+        """Whether the last plan asked for `run_ahead` once its answer is out."""
+        return self._run_ahead.is_wanted
+
+    @torch.inference_mode()
+    def run_ahead(self) -> None:
+        """Compute the rows that the last plan allowed to be run ahead."""
+        self._run_ahead.run()
 
     def resolve(self, position: int) -> pb.Resolved:
         """Return the whole slice at one sampled position of the last step. Raises Refused when there is none."""
@@ -167,49 +181,47 @@ class Engine:
             ids = rows.ids_N[starts_R[row] : starts_R[row] + int(rows.lengths_R[row])]
             self._sequences[sequence].write(int(rows.base_lengths_R[row]), ids)
 
-    def _hidden(self, rows: Rows) -> torch.Tensor:
-        """Run the model and return the hidden state of the reported tokens, float32[P, M]."""
-        native = self._native if self._native is not None and self._native.takes(len(rows.ids_N)) else None
-        device = self._device if native is None else native.input_device
-        inputs = build_inputs(rows, self._bounds.block_size, self._dtype, device, with_buckets=native is None)
-        hidden_PM: torch.Tensor = self._model(inputs, self._cache) if native is None else native(inputs)
-        return hidden_PM
-
-    def _logits(self, hidden_PM: torch.Tensor) -> torch.Tensor:
-        if self._native is not None and self._native.takes(len(hidden_PM)):
-            return self._native.logits(hidden_PM)
-        return self._model.logits(hidden_PM)
-
-    def _sample(self, rows: Rows, plan: pb.Plan, hidden_PM: torch.Tensor, result: pb.StepResult) -> None:
-        """Fill in the records of the sampled positions, which come first among the reported ones."""
+    def _sample(self, rows: Rows, plan: pb.Plan, logits_PV: torch.Tensor) -> list[PackedRecords]:
+        """Return the records of the sampled positions, if there are any."""
         states: list[SequenceState] = []
         positions: list[int] = []
-        ends_R = (rows.base_lengths_R + rows.lengths_R).tolist()
+        ends_R = rows.ends_R.tolist()
         for row, count in enumerate(rows.sampled_R.tolist()):
             states += [self._sequences[int(rows.sequences_R[row])]] * count
             # A row's last token, at position end - 1, draws the token at position `end`.
             positions += range(ends_R[row] - count + 1, ends_R[row] + 1)
         if not states:
             self._last_step = None
-            return
-        sampled_PM, lengths = hidden_PM[: len(states)], (plan.num_noised, plan.num_top, plan.num_raw)
+            return []
+        lengths = (plan.num_noised, plan.num_top, plan.num_raw)
         if self._sampler is not None and self._sampler.takes(states):
-            records, self._last_step = self._sampler(sampled_PM, states, positions, *lengths)
+            records, self._last_step = self._sampler(logits_PV, states, positions, *lengths)
         else:
-            logits_PV = self._logits(sampled_PM)
             first_id = self._vocabulary.start
             records, self._last_step = sample_records(logits_PV, states, positions, first_id, *lengths)
-        fill_result(result, records)
+        return [pack(records)]
 
-    def _score(self, rows: Rows, plan: pb.Plan, hidden_PM: torch.Tensor, result: pb.StepResult) -> None:
-        """Fill in the records of the scored positions, which come last among the reported ones."""
+    def _score(self, rows: Rows, plan: pb.Plan, hidden_SM: torch.Tensor) -> list[PackedRecords]:
+        """Return the records of the scored positions, if there are any."""
         if not len(rows.scored_ids_S):
-            return
-        hidden_SM = hidden_PM[len(hidden_PM) - len(rows.scored_ids_S) :]
+            return []
         records = score_records(
-            lambda start, stop: self._logits(hidden_SM[start:stop]),
+            lambda start, stop: self._forward.logits(hidden_SM[start:stop]),
             torch.from_numpy(rows.scored_ids_S.copy()),
             self._vocabulary.start,
             plan.num_scored_raw,
         )
-        fill_result(result, records)
+        return [pack(records)]
+
+    def _fill_times(self, result: pb.StepResult, read_ns: int, began_ns: int, ahead: AheadRows | None) -> None:
+        """Account for the time from reading the frame to now, and for what was run ahead of it."""
+        collective_ns = self._group.take_collective_ns()
+        spent_ns = time.perf_counter_ns() - began_ns
+        result.queue_ns = began_ns - read_ns
+        if ahead is not None:
+            collective_ns += ahead.collective_ns
+            spent_ns += ahead.ended_ns - ahead.began_ns
+            result.ahead_ns = max(0, min(read_ns, ahead.ended_ns) - ahead.began_ns)
+            result.queue_ns -= ahead.ended_ns - ahead.began_ns - result.ahead_ns
+        result.collective_ns = collective_ns
+        result.compute_ns = spent_ns - collective_ns - result.encode_ns

@@ -134,9 +134,18 @@ class ShardService(shard_service_pb2_grpc.ShardServiceServicer):
             raise Refused("BAD_PLAN", "the plan cannot be parsed") from error
         session.step = frame.step
         result: pb.StepResult = await self._on_torch_thread(lambda: engine.step(plan, read_ns))
+        if engine.wants_to_run_ahead:
+            # Whatever is asked next queues behind it: all ranks run it, since all were told to.
+            self._thread.submit(self._run_ahead, engine, asyncio.get_running_loop())
         session.ran_hash = ran_hash(session.ran_hash, frame.plan_hash)
         result.epoch, result.step, result.ran_hash = frame.epoch, frame.step, session.ran_hash
         return result
+
+    def _run_ahead(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            engine.run_ahead()
+        except Exception as error:
+            loop.call_soon_threadsafe(self._on_failure, error)
 
     async def _resolve(self, engine: Engine, session: Session, resolve: pb.Resolve) -> pb.Resolved:
         if resolve.epoch != session.epoch:

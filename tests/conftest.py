@@ -47,7 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail the module that leaves a non-daemon thread, a child process or an open file, socket or pipe behind."""
+    """Fail the module that leaves a non-daemon thread, a child process, an open file, socket or pipe, or a variable."""
     before = held()
     yield
     kept = request.config.stash[FIXTURE_WATCH].kept

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -102,12 +103,23 @@ def test_a_leaky_module_fails_and_a_session_fixture_is_no_leak(tmp_path: Path) -
     conftest = (root / "tests" / "conftest.py").read_text()
     (folder / "conftest.py").write_text(re.sub("^PATIENCE_S = .*", "PATIENCE_S = 0.0", conftest, flags=re.MULTILINE))
     (folder / "test_leaky.py").write_text(LEAKY_MODULE)
-    command = [sys.executable, "-m", "pytest", "--import-mode=importlib", f"--rootdir={tmp_path}", str(folder)]
-    environ = os.environ | {"PYTHONPATH": f"{root}:{root / 'proto'}"}
+    # The terminal's report depends on CI, on colours and on what PYTEST_ADDOPTS asks for; this one does not.
+    report = tmp_path / "report.xml"
+    options = ["--import-mode=importlib", f"--rootdir={tmp_path}", f"--basetemp={tmp_path / 'base'}"]
+    command = [sys.executable, "-m", "pytest", *options, f"--junit-xml={report}", str(folder)]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environ["PYTHONPATH"] = f"{root}:{root / 'proto'}"
     result = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
-    assert "2 passed, 1 error" in result.stdout, result.stdout + result.stderr
-    (report,) = re.findall(r"left behind by this module:\n((?:  .+\n)+)", result.stdout)
-    assert re.fullmatch(r"  descriptor .+/forgotten\n", report)
+    assert result.returncode == pytest.ExitCode.TESTS_FAILED, result.stdout + result.stderr
+    outcomes = {
+        case.attrib["name"]: [(outcome.tag, outcome.text or "") for outcome in case]
+        for case in ElementTree.parse(report).iter("testcase")
+    }
+    assert outcomes.keys() == {"test_comes_before_the_session_fixture", "test_opens"}, outcomes
+    assert outcomes["test_comes_before_the_session_fixture"] == []
+    ((tag, text),) = outcomes["test_opens"]
+    assert tag == "error"
+    assert re.fullmatch(r"left behind by this module:\n  descriptor .+/forgotten\n?", text), text
 
 
 def test_sees_a_variable_that_was_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,9 +17,11 @@ from collections.abc import Iterable
 from common.errors import InvalidRequest
 from gateway.scheduling.admission import BatchLimits, WaitingQueue
 from gateway.scheduling.block_pool import BlockPool
-from gateway.scheduling.plan import Outcome, Row, StepPlan, advance, make_row
+from gateway.scheduling.plan import Outcome, StepPlan, advance, make_row
 from gateway.scheduling.prefill_pacer import PrefillPacer
 from gateway.scheduling.prefix_cache import PrefixCache
+from gateway.scheduling.room_ahead import trim_drafts
+from gateway.scheduling.run_ahead import RunAheadPolicy
 from gateway.scheduling.sequence import Kind, Sequence, State
 
 CHECK_BOOKS_STEPS = 100
@@ -28,8 +30,16 @@ CHECK_BOOKS_STEPS = 100
 class Scheduler:
     """Owns all sequences and KV blocks. One plan is out at a time: `plan`, run it, `commit`, and again."""
 
-    def __init__(self, pool: BlockPool, pacer: PrefillPacer, limits: BatchLimits, prefix_reuse: bool = True) -> None:
+    def __init__(
+        self,
+        pool: BlockPool,
+        pacer: PrefillPacer,
+        limits: BatchLimits,
+        prefix_reuse: bool = True,
+        run_ahead: RunAheadPolicy | None = None,
+    ) -> None:
         self.pacer = pacer
+        self.run_ahead = run_ahead or RunAheadPolicy()
         self.blocks = PrefixCache(pool, enabled=prefix_reuse)
         self._limits = limits
         self._waiting = WaitingQueue(limits.max_queued_requests, limits.max_queued_tokens)
@@ -73,10 +83,9 @@ class Scheduler:
         if sequence.prompt_length == 0:
             raise InvalidRequest(field, "must hold at least one token")
         if not self._fits(sequence):
-            limit = self.blocks.pool.num_blocks * self.blocks.pool.block_size
-            raise InvalidRequest(
-                field, f"{sequence.max_length} tokens, new ones included, exceed the KV cache's {limit}"
-            )
+            most = self.blocks.pool.num_blocks * self.blocks.pool.block_size
+            size = f"{sequence.max_length} tokens, new ones included"
+            raise InvalidRequest(field, f"{size}, exceed the KV cache's {most}")
         self._waiting.check_room(sequence.prompt_length, self._limits.max_running - len(self._running))
         sequence.arrival = self._arrivals
         self._arrivals += 1
@@ -86,16 +95,17 @@ class Scheduler:
     def plan(self) -> StepPlan | None:
         """Return the next step, or None when there is nothing to run."""
         assert self._plan_out is None, "the last plan was not committed"
-        decode_rows = sum(sequence.uncomputed == 1 for sequence in self._running)
-        budget = min(self.pacer.allowance(decode_rows), self._limits.max_step_tokens - decode_rows)
-        rows: list[Row] = []
+        decode_tokens = sum(sequence.uncomputed == 1 for sequence in self._running)
+        decode_tokens += trim_drafts(self._running, self._limits.max_step_tokens - decode_tokens, self.blocks)
+        budget = min(self.pacer.allowance(decode_tokens), self._limits.max_step_tokens - decode_tokens)
+        chosen: list[tuple[Sequence, int]] = []
         num_running, prefill_tokens = len(self._running), 0
         # Oldest first: whoever has to give up blocks comes later in the list, so it has no row yet.
         for sequence in self._running:
             decode = sequence.uncomputed == 1
             num_ids = self._make_room(sequence, 1 if decode else self._chunk(sequence, budget - prefill_tokens))
             if num_ids:
-                rows.append(make_row(sequence, num_ids))
+                chosen.append((sequence, num_ids))
             elif decode:
                 self._preempt(sequence)
             prefill_tokens += 0 if decode else num_ids
@@ -103,14 +113,22 @@ class Scheduler:
         while prefill_tokens < budget and not preempted and self._admit():
             newcomer = self._running[-1]
             num_ids = self._make_room(newcomer, self._chunk(newcomer, budget - prefill_tokens))
-            rows.append(make_row(newcomer, num_ids))
+            chosen.append((newcomer, num_ids))
             prefill_tokens += num_ids
-        if not rows:
+        if not chosen:
             assert self.idle, "nothing planned although there is work"
             return None
-        opens = tuple(row.sequence for row in rows if not row.sequence.opened)
-        tokens = sum(len(row.token_ids) for row in rows)
-        self._plan_out = StepPlan(tuple(rows), opens, tuple(self._closes), tokens - prefill_tokens, prefill_tokens)
+        all_chosen = len(chosen) == len(self._running)
+        run_ahead = self.run_ahead.make_room(chosen, self.blocks) if all_chosen else ()
+        rows = tuple(make_row(sequence, num_ids) for sequence, num_ids in chosen)
+        self._plan_out = StepPlan(
+            rows=rows,
+            opens=tuple(sequence for sequence, _ in chosen if not sequence.opened),
+            closes=tuple(self._closes),
+            decode_tokens=sum(len(row.token_ids) for row in rows) - prefill_tokens,
+            prefill_tokens=prefill_tokens,
+            run_ahead=run_ahead,
+        )
         self._closes.clear()
         return self._plan_out
 

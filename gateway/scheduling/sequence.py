@@ -53,6 +53,9 @@ class Sequence:
     opened: bool = field(default=False, init=False)  # the ranks know `number`
     started: bool = field(default=False, init=False)  # it has left the queue at least once
     preemptions: int = field(default=0, init=False)
+    draft_ids: "array[int]" = field(default_factory=lambda: array("i"), init=False)  # i32: to be verified next
+    speculates: bool = field(default=False, init=False)  # drafts are being asked for
+    confirmation: float = field(default=1.0, init=False)  # moving share of its tokens that were winners
     cached_prompt_tokens: int = field(default=0, init=False)  # as found when it first started
 
     # The prefix cache's bookmarks: keys of the full blocks, how many blocks were looked up or published, and
@@ -104,5 +107,5 @@ class Sequence:
 
     def forget_blocks(self) -> None:
         """Return to the state before anything was computed; committed ids stay."""
-        self.block_table = array("i")
+        self.block_table, self.draft_ids = array("i"), array("i")
         self.num_computed = self.num_published = self.published_serial = 0

@@ -10,76 +10,43 @@ LLAMA_3_1_SCALING = RopeScaling(
     original_context_length=8192,
 )
 
+
+def _llama(
+    layers: int,
+    hidden_size: int,
+    intermediate_size: int,
+    heads: tuple[int, int],
+    vocabulary_size: int,
+    context_length: int,
+    rope: Rope,
+    tied: bool,
+) -> Architecture:
+    """Return the shape. heads: those of queries, and of keys and values."""
+    query_heads, kv_heads = heads
+    return Architecture(
+        family="llama",
+        layers=layers,
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
+        query_heads=query_heads,
+        kv_heads=kv_heads,
+        head_dim=hidden_size // query_heads,
+        vocabulary_size=vocabulary_size,
+        context_length=context_length,
+        norm_eps=1e-5,
+        rope=rope,
+        tied_embeddings=tied,
+    )
+
+
 # From the models' own config.json on the Hugging Face hub; stories15m from karpathy/llama2.c.
+# Layers, hidden and intermediate size, (query, KV) heads, vocabulary, context.
 KNOWN_SHAPES = {
-    "tiny": Architecture(
-        family="llama",
-        layers=2,
-        hidden_size=64,
-        intermediate_size=160,
-        query_heads=4,
-        kv_heads=2,
-        head_dim=16,
-        vocabulary_size=512,
-        context_length=2048,
-        norm_eps=1e-5,
-        rope=Rope(theta=10_000.0),
-        tied_embeddings=True,
-    ),
-    "stories15m": Architecture(
-        family="llama",
-        layers=6,
-        hidden_size=288,
-        intermediate_size=768,
-        query_heads=6,
-        kv_heads=6,
-        head_dim=48,
-        vocabulary_size=32_000,
-        context_length=2048,
-        norm_eps=1e-5,
-        rope=Rope(theta=10_000.0),
-        tied_embeddings=True,
-    ),
-    "smollm2-135m": Architecture(
-        family="llama",
-        layers=30,
-        hidden_size=576,
-        intermediate_size=1536,
-        query_heads=9,
-        kv_heads=3,
-        head_dim=64,
-        vocabulary_size=49_152,
-        context_length=8192,
-        norm_eps=1e-5,
-        rope=Rope(theta=100_000.0),
-        tied_embeddings=True,
-    ),
-    "llama-2-7b": Architecture(
-        family="llama",
-        layers=32,
-        hidden_size=4096,
-        intermediate_size=11_008,
-        query_heads=32,
-        kv_heads=32,
-        head_dim=128,
-        vocabulary_size=32_000,
-        context_length=4096,
-        norm_eps=1e-5,
-        rope=Rope(theta=10_000.0),
-        tied_embeddings=False,
-    ),
-    "llama-3.1-8b": Architecture(
-        family="llama",
-        layers=32,
-        hidden_size=4096,
-        intermediate_size=14_336,
-        query_heads=32,
-        kv_heads=8,
-        head_dim=128,
-        vocabulary_size=128_256,
-        context_length=131_072,
-        norm_eps=1e-5,
-        rope=Rope(theta=500_000.0, scaling=LLAMA_3_1_SCALING),
-        tied_embeddings=False,
+    "tiny": _llama(2, 64, 160, (4, 2), 512, 2048, Rope(theta=10_000.0), tied=True),
+    "stories15m": _llama(6, 288, 768, (6, 6), 32_000, 2048, Rope(theta=10_000.0), tied=True),
+    "smollm2-135m": _llama(30, 576, 1536, (9, 3), 49_152, 8192, Rope(theta=100_000.0), tied=True),
+    "llama-2-7b": _llama(32, 4096, 11_008, (32, 32), 32_000, 4096, Rope(theta=10_000.0), tied=False),
+    "llama-3.1-8b": _llama(
+        32, 4096, 14_336, (32, 8), 128_256, 131_072, Rope(theta=500_000.0, scaling=LLAMA_3_1_SCALING), tied=False
     ),
 }

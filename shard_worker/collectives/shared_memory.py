@@ -5,13 +5,11 @@ import sys
 from pathlib import Path
 
 from common.errors import SettingsError, Unavailable
-from shard_worker.collectives.build import build
 from shard_worker.collectives.segment import Segment
+from shard_worker.native.compiler import Unit, build_library
 
-CSRC = Path(__file__).parent / "csrc"
-SOURCES = [CSRC / name for name in ("all_reduce.cpp", "layout.h", "waiting.h")]
-# No -ffast-math: the order of the additions is part of the result.
-FLAGS = ("-std=c++17", "-O3", "-Wall", "-Wextra", "-Werror")
+NAME = "tandem-collectives"
+SOURCE = Path(__file__).parent / "csrc" / "all_reduce.cpp"
 
 SLOT_FLOATS = 64 * 1024
 MICROSECOND_NS = 1000
@@ -30,11 +28,16 @@ FAILURES = {
 }
 
 
-def load_library() -> ctypes.CDLL:
-    """Return the library, compiled first where need be. Raises SettingsError saying why it cannot be had."""
+def build() -> Path:
+    """Return the library, built where it is missing. Raises SettingsError when it cannot be."""
     if sys.platform != "linux":
         raise SettingsError("shared-memory collectives need Linux")
-    path = build(SOURCES, FLAGS)
+    return build_library(NAME, [Unit(SOURCE)])
+
+
+def load_library() -> ctypes.CDLL:
+    """Return the library, built first where need be. Raises SettingsError saying why it cannot be had."""
+    path = build()
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:

@@ -5,10 +5,9 @@ from typing import Literal
 
 import click
 
-from common.errors import CheckpointError
-from common.manifest import read_manifest
+from common.manifest import MANIFEST_FILE, read_manifest
 from common.model_store import model_folder, resolve
-from shard_worker.commands.progress import ProgressBars
+from shard_worker.commands.new_checkpoint import force_option, new_checkpoint
 
 DEFAULT_GROUP_SIZE = 32
 
@@ -50,7 +49,8 @@ DEFAULT_GROUP_SIZE = 32
 @click.option("--device", default="cpu", show_default=True, help="torch device that int4-gptq runs on.")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder to make.  [default: in the store]")
 @click.option("--name", help="The new model's name.  [default: the model's, the mode and a group other than 32]")
-@click.option("--force", is_flag=True, help="Replace a checkpoint that is there.")
+@click.option("--if-missing", is_flag=True, help="Do nothing where the checkpoint is there already.")
+@force_option
 def quantize(
     model: str,
     mode: Literal["int8", "int4", "int4-gptq"],
@@ -61,6 +61,7 @@ def quantize(
     device: str,
     output: Path | None,
     name: str | None,
+    if_missing: bool,
     force: bool,
 ) -> None:
     """Quantise MODEL, a name in the store or the folder of a checkpoint."""
@@ -69,8 +70,10 @@ def quantize(
     folder = resolve(model)
     name = name or _default_name(read_manifest(folder)[0].name, mode, int(group_size))
     place = output or model_folder(name)
+    if if_missing and (place / MANIFEST_FILE).exists():
+        click.echo(f"{name} is there already: {place}")
+        return
     # Imported here since they bring torch, which `--help` does without.
-    from shard_worker.checkpoint.output_folder import OutputFolder
     from shard_worker.device import usable_device
     from shard_worker.quantization.quantize import QuantizeOptions
     from shard_worker.quantization.quantize import quantize as run
@@ -83,9 +86,7 @@ def quantize(
         calibration_tokens=calibration_tokens,
         device=usable_device(device),
     )
-    with OutputFolder(place) as target, ProgressBars() as progress:
-        if target.exists and not force:
-            raise CheckpointError(f"there is a checkpoint in {place} already; --force replaces it")
+    with new_checkpoint(place, force) as (target, progress):
         run(folder, target, name, options, progress)
     click.echo(f"{name} is ready: {place}")
 

@@ -5,23 +5,16 @@ from typing import Literal
 
 import click
 
-from common.errors import CheckpointError
-from shard_worker.commands.progress import ProgressBars
+from shard_worker.commands.new_checkpoint import dtype_option, force_option, new_checkpoint, output_option
 
 
 @click.command("random-init")
 @click.argument("shape")
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+@output_option
 @click.option("--name", help="The model's name in its manifest.  [default: the shape's, with -random]")
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bfloat16"]),
-    default="bfloat16",
-    show_default=True,
-    help="Type in which the weights are stored; norm weights are always float32.",
-)
+@dtype_option
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Same seed, same bits.")
-@click.option("--force", is_flag=True, help="Replace a checkpoint that is there.")
+@force_option
 def random_init(
     shape: str, output: Path, name: str | None, dtype: Literal["float32", "bfloat16"], seed: int, force: bool
 ) -> None:
@@ -30,14 +23,11 @@ def random_init(
     SHAPE is tiny, stories15m, smollm2-135m, llama-2-7b or llama-3.1-8b.
     """
     # Imported here since they bring torch, which `--help` does without.
-    from shard_worker.checkpoint.output_folder import OutputFolder
     from shard_worker.checkpoint.random_model import random_model
     from shard_worker.checkpoint.writer import write_checkpoint
 
     name = name or f"{shape}-random"
     model = random_model(shape, seed)
-    with OutputFolder(output) as place, ProgressBars() as progress:
-        if place.exists and not force:
-            raise CheckpointError(f"there is a checkpoint in {output} already; --force replaces it")
+    with new_checkpoint(output, force) as (place, progress):
         write_checkpoint(model, place, name, dtype, progress)
     click.echo(f"{name} is ready: {place.path}")

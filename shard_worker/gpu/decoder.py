@@ -76,6 +76,7 @@ class GraphDecoder:
         self._stage_padding()
         for bucket in BUCKETS:
             self._recording(bucket)
+            self.logits(self._hidden_NM[:bucket])  # compiles the head's kernel
 
     @torch.inference_mode()
     def __call__(self, step: StepInputs) -> Tensor:

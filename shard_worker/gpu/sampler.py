@@ -1,6 +1,6 @@
-"""Sampling records in one replay: from hidden states to the best few tokens, without a word to the host in between.
+"""Sampling records in one replay: from logits to the best few tokens, without a word to the host in between.
 
-Shapes: P sampled positions, B >= P the bucket's size, M model width, V this rank's vocabulary rows.
+Shapes: P sampled positions, B >= P the bucket's size, V this rank's vocabulary rows.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,12 +47,10 @@ class _Recording:
 class GraphSampler:
     """Samples positions whose sequences have neither penalties nor biases: those need the history."""
 
-    def __init__(
-        self, logits: Callable[[Tensor], Tensor], width: int, first_id: int, device: torch.device, recorder: Recorder
-    ) -> None:
-        """`logits` is float32[B, M] to float32[B, V] and can be recorded."""
-        self._logits, self._first_id, self._device, self._recorder = logits, first_id, device, recorder
-        self._hidden_BM = torch.zeros(MAX_TOKENS, width, device=device)
+    def __init__(self, first_id: int, size: int, device: torch.device, recorder: Recorder) -> None:
+        """The rank's slice of the vocabulary begins at `first_id` and has `size` tokens."""
+        self._first_id, self._device, self._recorder = first_id, device, recorder
+        self._raw_BV = torch.zeros(MAX_TOKENS, size, device=device)
         self._params = Staging((4, MAX_TOKENS), torch.int64, device)
         self._recordings: dict[_Kind, _Recording] = {}
 
@@ -72,19 +70,19 @@ class GraphSampler:
     @torch.inference_mode()
     def __call__(
         self,
-        hidden_PM: Tensor,
+        raw_PV: Tensor,
         states: Sequence[SequenceState],
         positions: Sequence[int],
         num_noised: int,
         num_top: int,
         num_raw: int,
     ) -> tuple[SampledRecords, LastStep]:
-        """Return what `sample_records` does of these hidden states' logits; the records until the next call only."""
+        """Return what `sample_records` does of these logits, float32[P, V]; the records until the next call only."""
         drawn = [state.params.temperature > 0 for state in states]
         kind = _Kind(bucket_of(len(states)), any(drawn), num_noised, num_top, num_raw)
         if kind.drawn:
             self._stage(states, positions, drawn)
-        self._hidden_BM[: len(states)].copy_(hidden_PM)
+        self._raw_BV[: len(states)].copy_(raw_PV)
         records, last = self._computed(kind)
         return _first(records, len(states)), _copied(last, len(states))
 
@@ -115,7 +113,7 @@ class GraphSampler:
         return _Recording(replay, *made[-1])  # the runs before were warm-ups
 
     def _run(self, kind: _Kind) -> tuple[SampledRecords, LastStep]:
-        raw_BV = self._logits(self._hidden_BM[: kind.bucket])
+        raw_BV = self._raw_BV[: kind.bucket]
         processed_BV = scores_BV = raw_BV
         if kind.drawn:
             params = self._params.device[:, : kind.bucket]

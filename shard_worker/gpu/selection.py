@@ -76,7 +76,6 @@ def _tuned(
     tune(operations, decoder)
     decoder.record_all()
     use_kernels(model, operations)
-    device, width = model.rope.cos.device, model.norm.weight.numel()
-    sampler = GraphSampler(decoder.logits, width, part.vocabulary.start, device, recorder)
+    sampler = GraphSampler(part.vocabulary.start, part.vocabulary.size, model.rope.cos.device, recorder)
     sampler.record_common()
     return GpuDecoder(decoder, sampler)

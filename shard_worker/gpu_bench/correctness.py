@@ -24,7 +24,7 @@ NUM_TOKENS = 12
 # One token of decode, several rows in a bucket with padding, prompts beyond a bucket's size.
 PROMPT_LENGTHS = (1, 17, 90)
 # Largest difference over the largest logit. float32 differs in the order of sums alone.
-TOLERANCE = {"float32": 1e-4, "bfloat16": 0.06}
+TOLERANCE = {"float32": 1e-4, "bfloat16": 0.08}
 
 
 @dataclass(frozen=True)

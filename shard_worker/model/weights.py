@@ -1,5 +1,9 @@
 """How a checkpoint becomes one rank's model: built without memory, then filled slice by slice."""
 
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 from torch import Tensor
 
@@ -11,6 +15,10 @@ from shard_worker.model.matrices import MatrixReader, TensorSource
 from shard_worker.model.rope import RopeTable
 from shard_worker.parallel import RankGroup
 from shard_worker.partition import Partition
+
+LOADING_THREADS = 4
+PROGRESS_INTERVAL_S = 2.0
+log = logging.getLogger(__name__)
 
 
 def load_model(
@@ -34,9 +42,7 @@ def load_model(
     model.embedding = _fitting(
         model.embedding, matrices.rows([("embedding.weight", part.vocabulary)], arch.hidden_size)
     )
-    for index, layer in enumerate(model.layers):
-        assert isinstance(layer, Layer)
-        fill_layer(layer, matrices, index, arch, part, device)
+    _fill_layers(model, matrices, arch, part, device)
     _fill_norm(model.norm, source.read("norm.weight"), device)
     if not arch.tied_embeddings:
         head = matrices.rows([("head.weight", part.vocabulary)], arch.hidden_size, torch.float32)
@@ -49,6 +55,24 @@ def load_model(
     source.finish()
     assert not any(parameter.is_meta for parameter in model.parameters())
     return model.eval()
+
+
+def _fill_layers(
+    model: Llama, matrices: MatrixReader, arch: Architecture, part: Partition, device: torch.device
+) -> None:
+    """Fill all layers, a few at a time: page faults, conversion and copies to the device overlap."""
+
+    def fill(index: int) -> None:
+        layer = model.layers[index]
+        assert isinstance(layer, Layer)
+        fill_layer(layer, matrices, index, arch, part, device)
+
+    told_s = time.monotonic()
+    with ThreadPoolExecutor(LOADING_THREADS, thread_name_prefix="load") as threads:
+        for count, _ in enumerate(threads.map(fill, range(arch.layers)), 1):
+            if time.monotonic() - told_s > PROGRESS_INTERVAL_S:
+                told_s = time.monotonic()
+                log.info("loaded %d of %d layers", count, arch.layers)
 
 
 def fill_layer(

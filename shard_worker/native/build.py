@@ -1,10 +1,11 @@
-"""The native kernels' sources, and how each is compiled. `python -m shard_worker.native.build` builds them."""
+"""The native kernels' sources, and how each is compiled. Run as a script, it builds all C++ libraries of a rank."""
 
 import platform
 import sys
 from pathlib import Path
 
 from common.errors import SettingsError
+from shard_worker.collectives import shared_memory
 from shard_worker.native.compiler import Unit, build_library, library_path
 
 NAME = "tandem-kernels"
@@ -39,11 +40,18 @@ def build() -> Path:
 
 
 def main() -> None:
-    """Build and say where the library is. Without a compiler all works, but slower: that is no failure."""
-    try:
-        print(f"native kernels: {build()}")
-    except SettingsError as error:
-        print(f"native kernels were not built, PyTorch's own will be used: {error}", file=sys.stderr)
+    """Build both libraries ahead of their first use and say where they are.
+
+    Without a compiler all works, but slower: that is no failure.
+    """
+    for what, build_one, instead in (
+        ("shared-memory collectives", shared_memory.build, "ranks will add up by torch.distributed"),
+        ("native kernels", build, "PyTorch's own will be used"),
+    ):
+        try:
+            print(f"{what}: {build_one()}")
+        except SettingsError as error:
+            print(f"{what} were not built, {instead}: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -45,54 +45,68 @@ def library_path(name: str, units: Sequence[Unit]) -> Path:
 def build_library(name: str, units: Sequence[Unit]) -> Path:
     """Return the library's path, compiling it first where it is missing. Several processes may do so at once.
 
-    The compiler is $CXX, or the first of c++, g++ and clang++. Raises SettingsError when there is none, or it fails.
+    The compiler is $CXX, or the first of c++, g++ and clang++. Raises SettingsError, with one line, when there is none,
+    it fails, or the library cannot be written.
     """
     path = library_path(name, units)
     if path.is_file():
         return path
     compiler = _compiler()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".build-") as scratch:
-        objects = [Path(scratch) / f"{unit.source.stem}.o" for unit in units]
-        _run_all(
-            [
-                [*compiler, *COMMON_FLAGS, *unit.flags, "-c", str(unit.source), "-o", str(target)]
-                for unit, target in zip(units, objects, strict=True)
-            ]
-        )
-        linked = Path(scratch) / path.name
-        shared = "-dynamiclib" if sys.platform == "darwin" else "-shared"
-        _run_all([[*compiler, shared, "-pthread", *map(str, objects), "-o", str(linked)]])
-        linked.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".build-") as scratch:
+            objects = [Path(scratch) / f"{unit.source.stem}.o" for unit in units]
+            _run_all(
+                [
+                    [*compiler, *COMMON_FLAGS, *unit.flags, "-c", str(unit.source), "-o", str(target)]
+                    for unit, target in zip(units, objects, strict=True)
+                ]
+            )
+            linked = Path(scratch) / path.name
+            shared = "-dynamiclib" if sys.platform == "darwin" else "-shared"
+            _run_all([[*compiler, shared, "-pthread", *map(str, objects), "-o", str(linked)]])
+            linked.replace(path)
+    except OSError as error:
+        raise SettingsError(f"cannot write {path}: {error.strerror or error}") from error
     return path
 
 
 def _compiler() -> list[str]:
-    if chosen := os.environ.get("CXX"):
-        return chosen.split()
-    for name in COMPILERS:
-        if found := shutil.which(name):
-            return [found]
-    raise SettingsError(f"no C++ compiler found ({', '.join(COMPILERS)}); apt install g++, or set CXX")
+    chosen = os.environ.get("CXX", "").split()  # perhaps with a launcher before it: "ccache g++"
+    for command in [chosen] if chosen else [[name] for name in COMPILERS]:
+        if shutil.which(command[0]):
+            return command
+    raise SettingsError(f"no C++ compiler ({' '.join(chosen) or ', '.join(COMPILERS)}): install g++, or set CXX")
 
 
 def _run_all(commands: Sequence[Sequence[str]]) -> None:
-    """Run the commands side by side, as many as there are cores."""
+    """Run the commands side by side, as many as there are cores. Raises SettingsError when one fails."""
     waiting = list(commands)
-    running: list[tuple[Sequence[str], subprocess.Popen[str]]] = []
+    running: list[subprocess.Popen[str]] = []
     try:
         while waiting or running:
             while waiting and len(running) < (os.cpu_count() or 1):
-                command = waiting.pop(0)
-                process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-                running.append((command, process))
-            command, process = running.pop(0)
-            _, errors = process.communicate(timeout=COMPILE_TIMEOUT_S)
-            if process.returncode:
-                raise SettingsError(f"{command[0]} failed ({' '.join(command)}):\n{errors[-4000:]}")
+                running.append(
+                    subprocess.Popen(
+                        waiting.pop(0),
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL,
+                        stderr=subprocess.PIPE,
+                        text=True,
+                    )
+                )
+            _finish(running[0])
+            del running[0]
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SettingsError(f"the C++ compiler cannot be used: {error}") from error
     finally:
-        for _, process in running:
+        for process in running:
             process.kill()
             process.communicate()
+
+
+def _finish(process: subprocess.Popen[str]) -> None:
+    """Wait for a compiler. Raises SettingsError with its first line that tells of an error."""
+    errors = process.communicate(timeout=COMPILE_TIMEOUT_S)[1].splitlines() or ["it does not say why"]
+    if process.returncode:
+        raise SettingsError(f"the C++ compiler failed: {next((line for line in errors if 'error' in line), errors[0])}")

@@ -141,6 +141,7 @@ class _Sequence:
             blocks_R=one,
             block_tables=np.zeros(1, dtype=np.int32),
             scored_ids_S=np.zeros(0, dtype=np.int32),
+            run_ahead_R=0 * one,
         )
         self.step: StepInputs = build_inputs(rows, length, torch.float32, device)
         self.rope = RopeTable(arch.rope, arch.head_dim, length, device)(self.step.positions_N)

@@ -15,11 +15,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from common import channel as our
 from common.channel import INTERNAL_MESSAGE_BYTES, Keepalive, server_options
-from common.health import HealthBoard
+from tests.support.raw_server import Handlers, open_channel, raw_server
 
-Handlers = dict[str, Any]
 QUICK = Keepalive(time_ms=1_000, timeout_ms=500)
 SERVER = """
 import asyncio, grpc
@@ -38,26 +36,14 @@ asyncio.run(main())
 """
 
 
-def open_channel(address: str, *args: Any, **kwargs: Any) -> Any:
-    """As in common.channel; untyped, since no stub types the methods called here."""
-    return our.open_channel(address, *args, **kwargs)
-
-
 @asynccontextmanager
-async def echo_server(listen: str, max_message_bytes: int, keepalive: Keepalive = QUICK) -> AsyncIterator[int]:
+async def echo_server(listen: str, max_message_bytes: int, keepalive: Keepalive = QUICK) -> AsyncIterator[str]:
     async def echo(request: bytes, context: Any) -> bytes:
         return request
 
-    server = grpc.aio.server(options=server_options(max_message_bytes, keepalive))
     handlers: Handlers = {"Echo": grpc.unary_unary_rpc_method_handler(echo)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", handlers),))
-    HealthBoard().add_to(server)
-    port = server.add_insecure_port(listen)
-    await server.start()
-    try:
-        yield port
-    finally:
-        await server.stop(0)
+    async with raw_server(handlers, server_options(max_message_bytes, keepalive), listen) as address:
+        yield address
 
 
 def test_a_stopped_server_is_noticed() -> None:
@@ -112,24 +98,20 @@ asyncio.run(main())
             finally:
                 ended.set()
 
-        server = grpc.aio.server(options=server_options(1 << 20, QUICK))
         handlers: Handlers = {"Wait": grpc.unary_stream_rpc_method_handler(wait)}
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", handlers),))
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        client = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", client_code, f"127.0.0.1:{port}", stdout=asyncio.subprocess.PIPE
-        )
-        try:
-            assert client.stdout and await client.stdout.readline() == b"streaming\n"
-            client.send_signal(signal.SIGSTOP)
-            start_s = time.monotonic()
-            await asyncio.wait_for(ended.wait(), 15)
-            return time.monotonic() - start_s
-        finally:
-            client.kill()
-            await client.wait()
-            await server.stop(0)
+        async with raw_server(handlers, server_options(1 << 20, QUICK)) as address:
+            client = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", client_code, address, stdout=asyncio.subprocess.PIPE
+            )
+            try:
+                assert client.stdout and await client.stdout.readline() == b"streaming\n"
+                client.send_signal(signal.SIGSTOP)
+                start_s = time.monotonic()
+                await asyncio.wait_for(ended.wait(), 15)
+                return time.monotonic() - start_s
+            finally:
+                client.kill()
+                await client.wait()
 
     assert 0.4 < asyncio.run(run()) < 5.0
 
@@ -140,8 +122,8 @@ def test_a_healthy_idle_stream_is_left_alone() -> None:
 
     async def run() -> None:
         async with (
-            echo_server("127.0.0.1:0", 1 << 20, keepalive) as port,
-            open_channel(f"127.0.0.1:{port}", keepalive=keepalive) as channel,
+            echo_server("127.0.0.1:0", 1 << 20, keepalive) as address,
+            open_channel(address, keepalive=keepalive) as channel,
         ):
             call = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
             await call.read()
@@ -173,9 +155,9 @@ def test_large_messages_pass_on_internal_links_and_are_refused_elsewhere(tmp_pat
 
 def test_a_busy_port_is_an_error() -> None:
     async def run() -> None:
-        async with echo_server("127.0.0.1:0", 1 << 20) as port:
+        async with echo_server("127.0.0.1:0", 1 << 20) as address:
             with pytest.raises(RuntimeError):
-                grpc.aio.server(options=server_options(1 << 20)).add_insecure_port(f"127.0.0.1:{port}")
+                grpc.aio.server(options=server_options(1 << 20)).add_insecure_port(address)
 
     asyncio.run(run())
 
@@ -193,12 +175,8 @@ def test_a_slow_reader_stops_the_writer_soon() -> None:
                     await context.write(bytes(64))
                     written += 1
 
-        server = grpc.aio.server(options=server_options(1 << 20))
         handlers: Handlers = {"Pour": grpc.unary_stream_rpc_method_handler(pour)}
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", handlers),))
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        async with open_channel(f"127.0.0.1:{port}") as channel:
+        async with raw_server(handlers) as address, open_channel(address) as channel:
             call = channel.unary_stream("/test/Pour")(b"")
             await call.read()
             before = -1
@@ -206,7 +184,6 @@ def test_a_slow_reader_stops_the_writer_soon() -> None:
                 before = written
                 await asyncio.sleep(0.3)
             call.cancel()
-        await server.stop(0)
         return written
 
     assert 100 < asyncio.run(run()) < 5_000

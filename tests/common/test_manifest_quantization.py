@@ -8,37 +8,14 @@ import pytest
 
 from common.errors import CheckpointError
 from common.manifest import MANIFEST_FILE, UNQUANTIZED, Quantization, read_manifest
+from tests.support.tiny_manifest import tiny_manifest
 
 INT4 = {"mode": "int4", "method": "gptq", "group_size": 64, "head_group_size": 16, "embedding": "int8"}
 INT8 = {"mode": "int8", "method": "round-to-nearest", "embedding": "int8"}
 
 
 def write_manifest(folder: Path, quantization: dict[str, Any], head_dim: int = 48) -> None:
-    architecture = {
-        "family": "llama",
-        "layers": 1,
-        "hidden_size": 8,
-        "intermediate_size": 8,
-        "query_heads": 2,
-        "kv_heads": 1,
-        "head_dim": head_dim,
-        "vocabulary_size": 8,
-        "context_length": 8,
-        "norm_eps": 1e-5,
-        "rope": {"theta": 1e4},
-        "tied_embeddings": True,
-    }
-    manifest: dict[str, Any] = {
-        "name": "tiny",
-        "source": "",
-        "architecture": architecture,
-        "dtype": "bfloat16",
-        "quantization": quantization,
-        "tokenizer": {"kind": "tokenizer_json", "file": "tokenizer.json", "sha256": "", "bos_id": None},
-        "end_of_text_ids": [],
-        "chat_template": None,
-        "files": {},
-    }
+    manifest = tiny_manifest({"head_dim": head_dim}, dtype="bfloat16", quantization=quantization)
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
 
 

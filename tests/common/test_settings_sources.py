@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
 import pytest
@@ -12,6 +12,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from common.errors import SettingsError
 from common.settings import Settings
 from common.settings_sources import resolve, settings_options
+from tests.support.click_flags import parsed_flags
 
 
 class Example(Settings):
@@ -37,27 +38,14 @@ def prefixed(environ: Mapping[str, str]) -> dict[str, str]:
     return {f"TANDEM_EXAMPLE_{name}": value for name, value in environ.items()}
 
 
-def from_command_line(arguments: list[str]) -> dict[str, Any]:
-    seen: dict[str, Any] = {}
-
-    @click.command()
-    @settings_options(Example)
-    def command(**flags: object) -> None:
-        seen.update(flags)
-
-    result = CliRunner().invoke(command, arguments, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return seen
-
-
 def test_defaults_stay_where_nothing_is_given() -> None:
-    assert resolved(from_command_line(["--model", "/m"])) == Example(model=Path("/m"))
+    assert resolved(parsed_flags(settings_options(Example), ["--model", "/m"])) == Example(model=Path("/m"))
 
 
 def test_every_kind_of_flag() -> None:
     numbers = ["--max-running", "3", "--limit", "1.5", "--threads", "2"]
     others = ["--ranks", "a,b", "--ranks", "c", "--no-reuse", "--dtype", "float32"]
-    flags = from_command_line(["--model", "/m", *numbers, *others])
+    flags = parsed_flags(settings_options(Example), ["--model", "/m", *numbers, *others])
     assert resolve(Example, "TANDEM_EXAMPLE", flags, {}) == Example(
         model=Path("/m"),
         ranks=("a", "b", "c"),

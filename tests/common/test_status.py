@@ -9,15 +9,9 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 
-from common import channel as our
 from common import errors
-from common.channel import server_options
 from common.status import read_error, read_status, to_status, translated
-
-
-def open_channel(address: str) -> Any:
-    """As in common.channel; untyped, since no stub types the methods called here."""
-    return our.open_channel(address)
+from tests.support.raw_server import Handlers, open_channel, raw_server
 
 
 class Service:
@@ -49,16 +43,12 @@ class Service:
 async def call(error: BaseException, *, stream: bool, request: bytes = b"raise") -> grpc.aio.AioRpcError:
     """Return what a client gets when the handler raises `error`."""
     service = Service(error)
-    server = grpc.aio.server(options=server_options(1 << 20))
-    handlers: dict[str, Any] = {
+    handlers: Handlers = {
         "Unary": grpc.unary_unary_rpc_method_handler(service.unary),
         "Stream": grpc.unary_stream_rpc_method_handler(service.stream),
     }
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", handlers),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
     try:
-        async with open_channel(f"127.0.0.1:{port}") as channel:
+        async with raw_server(handlers) as address, open_channel(address) as channel:
             assert await channel.unary_unary("/test/Unary")(b"fine") == b"fine"
             fine = channel.unary_stream("/test/Stream")(b"fine")
             assert [message async for message in fine] == [b"first", b"second"]
@@ -72,7 +62,6 @@ async def call(error: BaseException, *, stream: bool, request: bytes = b"raise")
                     await messages.read()
             return caught.value
     finally:
-        await server.stop(0)
         error.__traceback__ = None  # it would hold the server, and so its sockets
 
 
@@ -142,17 +131,12 @@ def test_long_and_foreign_texts_fit_into_the_trailers() -> None:
 def test_cancellation_closes_the_wrapped_generator() -> None:
     async def run() -> None:
         service = Service(ValueError())
-        server = grpc.aio.server()
-        handlers: dict[str, Any] = {"Stream": grpc.unary_stream_rpc_method_handler(service.stream)}
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", handlers),))
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        async with open_channel(f"127.0.0.1:{port}") as channel:
+        handlers: Handlers = {"Stream": grpc.unary_stream_rpc_method_handler(service.stream)}
+        async with raw_server(handlers) as address, open_channel(address) as channel:
             messages = channel.unary_stream("/test/Stream")(b"wait")
             await messages.read()
             messages.cancel()
             await asyncio.wait_for(service.closed.wait(), 5)
-        await server.stop(0)
 
     asyncio.run(run())
 
@@ -172,19 +156,14 @@ def test_a_client_that_goes_while_it_is_written_to_is_no_error(caplog: pytest.Lo
 
     async def run() -> None:
         pouring = Pouring()
-        server = grpc.aio.server(options=server_options(1 << 20))
-        handlers: dict[str, Any] = {"Pour": grpc.unary_stream_rpc_method_handler(pouring.pour)}
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", handlers),))
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        async with open_channel(f"127.0.0.1:{port}") as channel:
+        handlers: Handlers = {"Pour": grpc.unary_stream_rpc_method_handler(pouring.pour)}
+        async with raw_server(handlers) as address, open_channel(address) as channel:
             for number in range(8):
                 messages = channel.unary_stream("/test/Pour")(b"")
                 await messages.read()
                 await asyncio.sleep(0.1 * (number % 2))  # a writer that is blocked, and one that is not
                 messages.cancel()
                 await asyncio.wait_for(pouring.ended.get(), 5)
-        await server.stop(0)
 
     with caplog.at_level(logging.ERROR):
         asyncio.run(run())

@@ -25,7 +25,7 @@ def sequence_of(ids: list[int], number: int, blocks: list[int], computed: int = 
 def encoded(*sequences: Sequence, num_ids: list[int], closes: tuple[int, ...] = ()) -> pb.Plan:
     rows = tuple(make_row(sequence, count) for sequence, count in zip(sequences, num_ids, strict=True))
     opens = tuple(sequence for sequence in sequences if not sequence.opened)
-    plan = StepPlan(rows, opens, closes, decode_rows=0, prefill_tokens=sum(num_ids))
+    plan = StepPlan(rows, opens, closes, decode_tokens=0, prefill_tokens=sum(num_ids))
     return pb.Plan.FromString(encode_plan(plan, LENGTHS))
 
 

@@ -10,6 +10,11 @@ def test_wire_is_what_the_slowest_rank_does_not_explain() -> None:
     assert StepTimes(plan_ns=1, round_trip_ns=36, ranks=ranks).wire_ns == 0
 
 
+def test_what_was_run_ahead_is_work_but_no_part_of_the_round_trip() -> None:
+    times = StepTimes(plan_ns=1, round_trip_ns=50, ranks=(RankTimes(1, 200, 3, 4, 180), RankTimes(2, 30, 0, 5)))
+    assert (times.wire_ns, times.work_ns) == (50 - 37, 208)
+
+
 def test_steps_add_up_per_rank() -> None:
     waterfall = Waterfall()
     for factor in (1, 2):

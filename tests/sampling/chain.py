@@ -18,7 +18,7 @@ from gateway.sampling.sampler import Choice, choose, choose_from_whole
 from shard_worker.sampling.noise import gumbel_noise
 from shard_worker.sampling.records import LastStep, sample_records
 from shard_worker.sampling.state import SequenceState
-from shard_worker.sampling.wire import fill_result
+from shard_worker.sampling.wire import pack
 from tandem.shard.v1.shard_service_pb2 import Resolved, SequenceOpen, StepResult
 
 Array = npt.NDArray[Any]
@@ -77,7 +77,7 @@ def run_step(
         at = positions if positions_of is None else positions_of(rank)
         records, last = sample_records(own, [state] * len(own), at, owner.first_id, *lengths)
         result = StepResult()
-        fill_result(result, records)
+        pack(records).fill(result)
         results.append(StepResult.FromString(result.SerializeToString()))
         lasts.append(last)
     return Step(merge_sampled(results, slices, len(raw_PV), *lengths), lasts, list(slices))

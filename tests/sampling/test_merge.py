@@ -10,7 +10,7 @@ from gateway.sampling.candidates import merge_scored
 from gateway.sampling.logprobs import scored_logprobs, token_logprobs
 from gateway.sampling.params import SamplingParams
 from shard_worker.sampling.records import score_records
-from shard_worker.sampling.wire import fill_result
+from shard_worker.sampling.wire import pack
 from tandem.shard.v1.shard_service_pb2 import StepResult
 from tests.sampling.chain import cut, explicit_draws, run_step
 
@@ -69,7 +69,7 @@ def test_scores(num_slices: int) -> None:
     for owner in slices:
         own = raw[:, owner.first_id : owner.first_id + owner.size]
         result = StepResult()
-        fill_result(result, score_records(partial(rows_of, own), torch.from_numpy(ids), owner.first_id, 3))
+        pack(score_records(partial(rows_of, own), torch.from_numpy(ids), owner.first_id, 3)).fill(result)
         results.append(result)
     got = scored_logprobs(merge_scored(results, slices, len(raw), 3), 0, ids, 3)
     expected = raw.double().log_softmax(dim=1)

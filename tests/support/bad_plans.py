@@ -55,6 +55,11 @@ def bad_rows(bounds: Bounds) -> dict[str, Change]:
         "sampled is huge": _u32("row_sampled", [big, 0]),
         "more scored than ids": _scored_beyond,
         "scored is huge": _u32("row_scored", [0, big]),
+        "run ahead lacks an entry": _u32("row_run_ahead", [1]),
+        "run ahead by two": _u32("row_run_ahead", [2, 0]),
+        "run ahead is huge": _u32("row_run_ahead", [big, 0]),
+        "run ahead of what is not sampled": _u32("row_run_ahead", [0, 1]),
+        "run ahead beyond the table": _full_row_ahead(bounds.block_size),
         "blocks are huge": _u32("row_blocks", [1, big]),
         "no noised record for a sampled row": _set("num_noised", 0),
         "no raw record for a scored row": _set("num_scored_raw", 0),
@@ -91,6 +96,14 @@ def bad_sequences() -> dict[str, Change]:
 
 def _set(name: str, value: object) -> Change:
     return lambda plan: setattr(plan, name, value)
+
+
+def _full_row_ahead(block_size: int) -> Change:
+    def change(plan: pb.Plan) -> None:
+        plan.row_base_lengths = to_wire([block_size - 5, 16], U32)  # its five ids fill the block
+        plan.row_run_ahead = to_wire([1, 0], U32)
+
+    return change
 
 
 def _u32(name: str, values: Sequence[int]) -> Change:

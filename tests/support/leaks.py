@@ -13,15 +13,16 @@ import psutil
 KEPT_PROCESSES = ("multiprocessing.resource_tracker", "torch/_inductor/compile_worker")
 # Descriptors that libraries open on first use and keep: epoll and event objects, devices, memory files.
 KEPT_DESCRIPTORS = ("anon_inode:", "/dev/", "/proc/", "/sys/", "/memfd:")
-# Variables that pytest and torch set for the rest of the process.
-KEPT_VARIABLES = ("PYTEST_CURRENT_TEST",)
+# Variables that pytest sets for each test, and torch.compile on first use.
+KEPT_VARIABLES = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR", "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR")
+# pytest-timeout's timer, another for each test, where it was asked for threads.
+KEPT_THREADS = "pytest_timeout "
 POLL_S = 0.05
 
 
 def held() -> Counter[str]:
     """Return a line for each non-daemon thread, descendant process, open file, socket and pipe, and variable set."""
-    threads = (f"thread {t.name} ({t.ident})" for t in threading.enumerate() if not t.daemon)
-    return Counter([*threads, *_processes(), *_descriptors(), *_environment()])
+    return Counter([*_threads(), *_processes(), *_descriptors(), *_environment()])
 
 
 def leaked(before: Counter[str], patience_s: float) -> list[str]:
@@ -33,6 +34,11 @@ def leaked(before: Counter[str], patience_s: float) -> list[str]:
             break
         time.sleep(POLL_S)
     return sorted(more.elements())
+
+
+def _threads() -> list[str]:
+    running = (thread for thread in threading.enumerate() if not thread.daemon)
+    return [f"thread {t.name} ({t.ident})" for t in running if not t.name.startswith(KEPT_THREADS)]
 
 
 def _processes() -> list[str]:

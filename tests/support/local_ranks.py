@@ -62,8 +62,10 @@ class LocalRanks:
         return self.engines[0].info
 
     def run(self, plan: pb.Plan) -> Sequence[pb.StepResult]:
-        """Run a plan on all ranks."""
-        return self._all(lambda engine: engine.step(plan, time.perf_counter_ns()))
+        """Run a plan on all ranks, and what it lets them run ahead."""
+        results = self._all(lambda engine: engine.step(plan, time.perf_counter_ns()))
+        self._all(lambda engine: engine.run_ahead())
+        return results
 
     def resolve(self, position: int) -> Sequence[pb.Resolved]:
         """Return all ranks' slices at one sampled position."""

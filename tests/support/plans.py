@@ -24,6 +24,7 @@ class PlanRow:
     blocks: Sequence[int]
     sampled: int = 0
     scored_ids: Sequence[int] = ()
+    run_ahead: int = 0
 
 
 def greedy_open(sequence: int) -> pb.SequenceOpen:
@@ -58,6 +59,7 @@ def make_plan(
         num_noised=num_noised,
         num_raw=num_raw,
         num_scored_raw=1,
+        row_run_ahead=to_wire([row.run_ahead for row in rows], U32),
     )
 
 

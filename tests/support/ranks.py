@@ -15,7 +15,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from common.parent_death import DIE_WITH_PARENT
-from tests.support.step_client import open_sync_channel
+from tests.support.sync_stream import open_sync_channel
 
 READY_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 20.0
@@ -25,9 +25,9 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
 class RankProcess:
-    """One `tandem serve shard` process; its output goes to `log_file`."""
+    """One `tandem serve shard` process, or another service's; its output goes to `log_file`."""
 
-    def __init__(self, address: str, log_file: Path, arguments: Sequence[str]) -> None:
+    def __init__(self, address: str, log_file: Path, arguments: Sequence[str], service: str = "shard") -> None:
         self.address = address
         self._log_file = log_file
         environ = {
@@ -38,7 +38,7 @@ class RankProcess:
         }
         with log_file.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "common.cli.main", "serve", "shard", "--listen", address, *arguments],
+                [sys.executable, "-m", "common.cli.main", "serve", service, "--listen", address, *arguments],
                 env=environ,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

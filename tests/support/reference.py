@@ -11,6 +11,12 @@ from common.manifest import Architecture
 from shard_worker.checkpoint.layout import matrix_format, weight_shapes
 from shard_worker.checkpoint.reader import CheckpointReader
 
+# Written out once more, not taken from the conversion: it is what the conversion is checked against.
+_NAMES = {
+    "embedding.weight": "model.embed_tokens.weight",
+    "norm.weight": "model.norm.weight",
+    "head.weight": "lm_head.weight",
+}
 _LAYER_NAMES = {
     "attention_norm": "input_layernorm",
     "attention.query": "self_attn.q_proj",
@@ -32,13 +38,7 @@ def load_reference(folder: Path) -> LlamaForCausalLM:
     with CheckpointReader(folder) as reader:
         arch = reader.manifest.architecture
         assert arch.rope.scaling is None
-        weights = {"model.embed_tokens.weight": read_matrix(reader, "embedding.weight")}
-        weights["model.norm.weight"] = reader.read("norm.weight").float()
-        if not arch.tied_embeddings:
-            weights["lm_head.weight"] = read_matrix(reader, "head.weight")
-        for layer in range(arch.layers):
-            for ours, theirs in _LAYER_NAMES.items():
-                weights[f"model.layers.{layer}.{theirs}.weight"] = read_matrix(reader, f"layers.{layer}.{ours}.weight")
+        weights = {reference_name(name): read_matrix(reader, name) for name in weight_shapes(arch)}
     if arch.tied_embeddings:
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     with torch.device("meta"):
@@ -48,6 +48,14 @@ def load_reference(folder: Path) -> LlamaForCausalLM:
     model.load_state_dict(weights, strict=True, assign=True)
     model.train(False)
     return model
+
+
+def reference_name(name: str) -> str:
+    """Return the name that transformers has for one of our weights."""
+    if name in _NAMES:
+        return _NAMES[name]
+    _, layer, part = name.split(".", 2)
+    return f"model.layers.{layer}.{_LAYER_NAMES[part.removesuffix('.weight')]}.weight"
 
 
 def read_matrix(reader: CheckpointReader, name: str) -> Tensor:

@@ -22,6 +22,8 @@ from tests.support.tiny_model import TinyModel, TinyShape, make_tiny_model
 NUM_STREAMS = 500
 POOL_TOKENS = 2048
 FREED_WITHIN_S = 1.0
+# The libraries open one now and then, to keep it; what every hundredth stream left behind would be more.
+STRAY = 3
 SETTLED_WITHIN_S = 20.0
 # The server pings a silent client after 5 s and gives it up 2 s later.
 VANISHED_WITHIN_S = 10.0
@@ -77,7 +79,7 @@ def test_500_streams_given_up_leave_nothing_behind(cluster: Cluster) -> None:
     assert (again.ids, again.text) == (reference.ids, reference.text)
     assert [cluster.gateway, *cluster.ranks] == processes
     deadline_s = time.monotonic() + SETTLED_WITHIN_S
-    while any(now > then for now, then in zip(holdings(processes), before, strict=True)):
+    while any(now[i] > then[i] + STRAY for now, then in zip(holdings(processes), before, strict=True) for i in (0, 1)):
         assert time.monotonic() < deadline_s, f"files and threads: {before} before, {holdings(processes)} now"
         time.sleep(0.2)
     assert cluster.gateway.memory_info().rss < memory_bytes + (32 << 20)

@@ -72,6 +72,7 @@ def reference(embedded_model: Path) -> Answers:
             decoded = cluster.stub.Detokenize(pb.DetokenizeRequest(token_ids=answer.ids))
             assert decoded.text == answer.text
             assert answer.usage.cached_prompt_tokens == 0
+            assert answer.finished.timings.ranks[0].ahead_ns > 0
         assert_same(among_others(cluster), answers)
     assert answers["greedy"].ids != answers["seeded"].ids
     return answers
@@ -103,6 +104,15 @@ def test_preemption(embedded_model: Path, reference: Answers) -> None:
     assert_same(answers[:2], reference)
     assert_same(answers[2:], reference)
     assert sum(answer.usage.preemptions for answer in answers) > 0
+
+
+@pytest.mark.parametrize("tp", [1, 2])
+def test_ranks_that_wait_for_every_frame(embedded_model: Path, reference: Answers, tp: int) -> None:
+    """All other clusters here run ahead."""
+    with cluster_of(embedded_model, tp=tp, gateway="run_ahead=off") as cluster:
+        answers = among_others(cluster)
+    assert_same(answers, reference)
+    assert not any(rank.ahead_ns for answer in answers for rank in answer.finished.timings.ranks)
 
 
 def test_two_ranks(embedded_model: Path, reference: Answers) -> None:

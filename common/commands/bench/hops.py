@@ -13,7 +13,8 @@ class Hops:
     """Mean times of one step, ms. The rank's own are those of the rank that took longest.
 
     `wall_ms` is the time from one step to the next. The others add up to less where the request's turn has not come,
-    and to more where steps overlap.
+    and to more where ranks run ahead:
+    `ahead_ms` of their times passed while the gateway was at work.
     """
 
     steps: float
@@ -25,6 +26,7 @@ class Hops:
     collective_ms: float
     encode_ms: float
     decide_ms: float
+    ahead_ms: float
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def mean_hops(timings: Sequence[Timings]) -> Hops:
         collective_ms=per_step_ms(*(rank.collective_ns for rank in ranks)),
         encode_ms=per_step_ms(*(rank.encode_ns for rank in ranks)),
         decide_ms=per_step_ms(*(t.hops.decide_ns for t in timings)),
+        ahead_ms=per_step_ms(*(rank.ahead_ns for rank in ranks)),
     )
 
 
@@ -97,6 +100,6 @@ def _engine_ns(trace: Trace) -> int:
 def _slowest(timings: Timings) -> RankTimings:
     return max(
         timings.ranks,
-        key=lambda rank: rank.queue_ns + rank.compute_ns + rank.collective_ns + rank.encode_ns,
+        key=lambda rank: rank.queue_ns + rank.compute_ns + rank.collective_ns + rank.encode_ns - rank.ahead_ns,
         default=RankTimings(),
     )

@@ -38,7 +38,7 @@ def table_lines(results: Results) -> Iterator[str]:
 
 
 LOAD_HEADER = ("load", "n", "tok/s", "tok/s/user", "TTFT p50", "p90", "p99", "inter-token p50", "p90", "p99 ms")
-HOP_HEADER = ("load", "steps", "wall", "plan", "wire", "queue", "compute", "collective", "encode", "decide")
+HOP_HEADER = ("load", "steps", "wall", "plan", "wire", "queue", "compute", "collective", "encode", "decide", "ahead")
 
 
 def load_row(load: LoadResult) -> tuple[str, ...]:
@@ -58,7 +58,7 @@ def hop_row(load: LoadResult) -> tuple[str, ...]:
     """Return the cells of one load under HOP_HEADER."""
     h = load.hops
     of_ranks_ms = (h.queue_ms, h.compute_ms, h.collective_ms, h.encode_ms)
-    times_ms = (h.wall_ms, h.plan_ms, h.wire_ms, *of_ranks_ms, h.decide_ms)
+    times_ms = (h.wall_ms, h.plan_ms, h.wire_ms, *of_ranks_ms, h.decide_ms, h.ahead_ms)
     return (load.load, f"{h.steps:.0f}", *(f"{time_ms:.2f}" for time_ms in times_ms))
 
 

@@ -130,6 +130,7 @@ class Group {
 using tandem::collectives::Group;
 
 // What Python and the native decoder call. A group is used by one thread at a time.
+#pragma GCC visibility push(default)
 extern "C" {
 
 int64_t tandem_collectives_segment_bytes(int world_size, int64_t slot_floats) {
@@ -157,4 +158,5 @@ int64_t tandem_collectives_take_spent_ns(void* group) { return static_cast<Group
 
 void tandem_collectives_close(void* group) { delete static_cast<Group*>(group); }
 
-}
+}  // extern "C"
+#pragma GCC visibility pop

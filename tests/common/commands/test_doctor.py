@@ -11,6 +11,7 @@ import pytest
 
 from common.commands import doctor_checks
 from common.commands.findings import Finding, read_finding
+from tests.support.tiny_manifest import tiny_manifest
 
 
 def test_the_whole_command_with_a_missing_model_and_a_taken_port(tmp_path: Path) -> None:
@@ -40,30 +41,8 @@ def test_doctor_itself_stays_without_torch() -> None:
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     weights = b"not weights"
-    manifest = {
-        "name": "tiny",
-        "source": "a test",
-        "architecture": {
-            "family": "llama",
-            "layers": 1,
-            "hidden_size": 8,
-            "intermediate_size": 8,
-            "query_heads": 2,
-            "kv_heads": 1,
-            "head_dim": 4,
-            "vocabulary_size": 16,
-            "context_length": 32,
-            "norm_eps": 1e-5,
-            "rope": {"theta": 10000.0},
-            "tied_embeddings": True,
-        },
-        "dtype": "float32",
-        "quantization": {"mode": "none"},
-        "tokenizer": {"kind": "tokenizer_json", "file": "tokenizer.json", "sha256": "", "bos_id": None},
-        "end_of_text_ids": [0],
-        "chat_template": None,
-        "files": {"model.safetensors": {"bytes": len(weights), "sha256": hashlib.sha256(weights).hexdigest()}},
-    }
+    files = {"model.safetensors": {"bytes": len(weights), "sha256": hashlib.sha256(weights).hexdigest()}}
+    manifest = tiny_manifest({}, files=files)
     (tmp_path / "tandem.json").write_text(json.dumps(manifest))
     (tmp_path / "model.safetensors").write_bytes(weights)
     return tmp_path
@@ -82,6 +61,16 @@ def test_a_whole_checkpoint_is_ok_and_a_damaged_one_fails(checkpoint: Path) -> N
     assert model_finding(str(checkpoint)).level == "fail"
     (checkpoint / "tandem.json").write_text("{}")
     assert model_finding(str(checkpoint)).level == "warn"
+
+
+def test_a_draft_must_have_the_model_s_vocabulary(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("other")
+    text = (checkpoint / "tandem.json").read_text()
+    (other / "tandem.json").write_text(text.replace('"vocabulary_size": 16', '"vocabulary_size": 17'))
+    assert doctor_checks.check_draft(str(checkpoint), str(checkpoint)).level == "ok"
+    finding = doctor_checks.check_draft(str(other), str(checkpoint))
+    assert finding.level == "fail" and "another vocabulary" in finding.text
+    assert doctor_checks.check_draft("nowhere", str(checkpoint)).level == "warn"
 
 
 def test_a_missing_package_and_a_slow_protobuf_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,25 +4,16 @@ from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner
 
 from common.commands.printers import plain, printable
 from common.commands.request_options import build_request, chat_turns, request_options
 from tandem.v1.inference_service_pb2 import GenerateRequest, StoppingParams, Usage
 from tandem.v1.sampling_pb2 import SamplingParams
+from tests.support.click_flags import parsed_flags
 
 
 def parse(*arguments: str) -> dict[str, Any]:
-    seen: dict[str, Any] = {}
-
-    @click.command()
-    @request_options
-    def command(**flags: Any) -> None:
-        seen.update(flags)
-
-    result = CliRunner().invoke(command, arguments, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return seen
+    return parsed_flags(request_options, arguments)
 
 
 def test_nothing_given_sets_nothing() -> None:

@@ -11,6 +11,7 @@ from gateway.scheduling.plan import Outcome, Row, StepPlan
 from gateway.scheduling.sequence import Kind, Sequence
 
 VOCABULARY = 3
+MAX_AHEAD = 5
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class FakeRanks:
         self.known.clear()
         self.used_numbers.clear()
 
-    def run(self, plan: StepPlan) -> tuple[list[int], set[Sequence]]:
-        """Run a step; return the next token of every sampled row and the sequences that are not finite."""
+    def run(self, plan: StepPlan) -> tuple[list[list[int]], set[Sequence]]:
+        """Run a step; return the next tokens of every sampled row and the sequences that are not finite."""
         for number in plan.closes:
             del self.known[number]
         for sequence in plan.opens:
@@ -61,15 +62,25 @@ class FakeRanks:
             self.known[sequence.number] = sequence
         assert len({row.sequence for row in plan.rows}) == len(plan.rows)
         self._check_writes(plan)
-        tokens, unsound = [], set()
+        tokens: list[list[int]] = []
+        unsound: set[Sequence] = set()
         for row in plan.rows:
             assert self.known[row.sequence.number] is row.sequence
-            chain, poisoned = self._run_row(row)
+            chains, poisoned = self._run_row(row)
             if row.sampled:
-                tokens.append(next_token(chain))
+                tokens.append([next_token(chain) for chain in chains[-row.sampled :]])
             if poisoned and (row.sampled or row.scored):
                 unsound.add(row.sequence)
+        for row, goes_on in zip(plan.rows, plan.run_ahead, strict=False):
+            if goes_on:
+                self._run_ahead(row)
         return tokens, unsound
+
+    def _run_ahead(self, row: Row) -> None:
+        """Write what no row may ever read, as a rank does whose guess is wrong."""
+        sequence, stop = row.sequence, row.base_length + len(row.token_ids)
+        assert row.sampled == 1 and stop < sequence.max_length
+        self.cells[row.block_table[stop // self.block_size], stop % self.block_size] = Cell(hash("dead"), None)
 
     def _check_writes(self, plan: StepPlan) -> None:
         """No row writes into a block that another row holds."""
@@ -78,11 +89,14 @@ class FakeRanks:
             for other, blocks in enumerate(written):
                 assert other == index or not blocks & set(row.block_table)
 
-    def _run_row(self, row: Row) -> tuple[int, bool]:
+    def _run_row(self, row: Row) -> tuple[list[int], bool]:
         sequence, base, stop = row.sequence, row.base_length, row.base_length + len(row.token_ids)
-        assert row.token_ids == sequence.token_ids[base:stop] and len(row.token_ids) > 0
-        assert len(row.block_table) == -(-stop // self.block_size)
-        chains = chain_of(sequence.tenant, sequence.token_ids[:stop])
+        known = sequence.token_ids + row.draft_ids
+        assert row.token_ids == known[base:stop] and len(row.token_ids) > 0
+        # What is more is for a row that is run ahead, or for drafts, now or in a plan before.
+        assert -(-stop // self.block_size) <= len(row.block_table) <= -(-(stop + MAX_AHEAD) // self.block_size)
+        assert stop < sequence.max_length or sequence.kind is Kind.SCORE
+        chains = chain_of(sequence.tenant, known[:stop])
         places = [(row.block_table[p // self.block_size], p % self.block_size) for p in range(stop)]
         assert len(set(places)) == stop
         poisoned_from = self.poisons.get(sequence, stop)
@@ -95,16 +109,30 @@ class FakeRanks:
             assert cell.chain == chains[position], "a row reads what is not its prefix"
             assert cell.poisoned_by in (None, sequence), "an unsound block was shared"
             poisoned = poisoned or cell.poisoned_by is not None
-        return chains[-1], poisoned
+        return chains, poisoned
 
 
-def decide(plan: StepPlan, tokens: list[int], finished: set[Sequence]) -> list[Outcome]:
-    """Return the outcomes of a plan: `finished` sequences, and those at their full length, end."""
-    sampled = [row.sequence for row in plan.rows if row.sampled]
-    return [
-        Outcome((token,), sequence in finished or len(sequence.token_ids) + 1 == sequence.max_length)
-        for sequence, token in zip(sampled, tokens, strict=True)
-    ]
+def decide(plan: StepPlan, tokens: list[list[int]], finished: set[Sequence]) -> list[Outcome]:
+    """Return the outcomes of a plan: drafts are accepted as far as they are the rows' own tokens; `finished`
+    sequences, and those at their full length, end.
+    """
+    outcomes = []
+    for row, drawn in zip((row for row in plan.rows if row.sampled), tokens, strict=True):
+        accepted = next((at for at, draft in enumerate(row.draft_ids) if draft != drawn[at]), len(row.draft_ids))
+        is_full = len(row.sequence.token_ids) + accepted + 1 == row.sequence.max_length
+        outcomes.append(Outcome(tuple(drawn[: accepted + 1]), row.sequence in finished or is_full))
+    return outcomes
+
+
+def drafts(sequence: Sequence, count: int, is_last_wrong: bool) -> "array[int]":
+    """Return what `sequence` will draw next, but for the last id where that is to be wrong."""
+    ids = sequence.token_ids[:]
+    for _ in range(count):
+        ids.append(next_token(chain_of(sequence.tenant, ids)[-1]))
+    drafted = ids[len(sequence.token_ids) :]
+    if drafted and is_last_wrong:
+        drafted[-1] = (drafted[-1] + 1) % VOCABULARY
+    return drafted
 
 
 def expected_ids(sequence: Sequence) -> "array[int]":

@@ -49,10 +49,10 @@ def test_a_request_from_arrival_to_end() -> None:
     sequence = add(scheduler, [0, 1, 2], max_new=3)
     assert scheduler.queued_tokens == 3 and scheduler.waiting == (sequence,)
     first = step(scheduler, ranks)
-    assert first.opens == (sequence,) and (first.decode_rows, first.prefill_tokens) == (0, 3)
+    assert first.opens == (sequence,) and (first.decode_tokens, first.prefill_tokens) == (0, 3)
     assert scheduler.running == (sequence,) and scheduler.queued_tokens == 0
     second = step(scheduler, ranks)
-    assert second.opens == () and (second.decode_rows, second.prefill_tokens) == (1, 0)
+    assert second.opens == () and (second.decode_tokens, second.prefill_tokens) == (1, 0)
     step(scheduler, ranks)
     assert sequence.state is State.FINISHED and scheduler.idle and scheduler.plan() is None
     assert len(sequence.output_ids) == 3 and sequence.token_ids == expected_ids(sequence)
@@ -80,7 +80,7 @@ def test_decodes_are_in_every_step_beside_a_long_prompt() -> None:
     while attacker.uncomputed > 1:
         plan = step(scheduler, ranks)
         steps += 1
-        assert {row.sequence for row in plan.rows} == {*short, attacker} and plan.decode_rows == 3
+        assert {row.sequence for row in plan.rows} == {*short, attacker} and plan.decode_tokens == 3
         assert plan.prefill_tokens <= 61
     assert steps >= 500 // 61
 

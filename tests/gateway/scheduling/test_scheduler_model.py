@@ -1,6 +1,7 @@
 """Any interleaving of arrivals, steps, cancels, failures and lost groups keeps the scheduler's promises."""
 
 from collections import Counter
+from collections.abc import Iterable
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from gateway.scheduling.plan import StepPlan
 from gateway.scheduling.prefill_pacer import PrefillPacer
 from gateway.scheduling.scheduler import Scheduler
 from gateway.scheduling.sequence import Kind, Sequence, State
-from tests.gateway.scheduling.fake_ranks import VOCABULARY, FakeRanks, decide, expected_ids
+from tests.gateway.scheduling.fake_ranks import MAX_AHEAD, VOCABULARY, FakeRanks, decide, drafts, expected_ids
 
 PREFIXES: tuple[list[int], ...] = ([], [0, 1, 2, 0, 1, 2, 0, 1], [0, 1, 2, 0, 2, 2])
 
@@ -91,11 +92,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.ended.add(sequence)
 
     @precondition(lambda self: self.plan is None)
-    @rule()
-    def make_plan(self) -> None:
+    @rule(drafted=st.lists(st.tuples(st.integers(0, MAX_AHEAD - 1), st.booleans()), max_size=4))
+    def make_plan(self, drafted: Iterable[tuple[int, bool]] = ()) -> None:
         before = self.scheduler.running
         decoding = [sequence for sequence in before if sequence.uncomputed == 1]
-        allowance = self.pacer.allowance(len(decoding))
+        for sequence, (count, is_last_wrong) in zip(decoding, drafted, strict=False):
+            if sequence.kind is Kind.GENERATE:
+                sequence.draft_ids = drafts(sequence, count, is_last_wrong)
         self.plan = plan = self.scheduler.plan()
         if plan is None:
             assert self.scheduler.idle
@@ -105,10 +108,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert oldest.state is State.RUNNING and oldest in in_step
         assert all(s in in_step or s.state is State.WAITING for s in decoding)
         lengths = {row.sequence: len(row.token_ids) for row in plan.rows}
-        assert plan.decode_rows == len(in_step.intersection(decoding))
-        assert plan.decode_rows + plan.prefill_tokens == sum(lengths.values()) <= self.limits.max_step_tokens
-        assert plan.prefill_tokens <= allowance
-        assert max(lengths.values()) <= self.limits.max_prefill_chunk_tokens
+        assert plan.decode_tokens == sum(lengths[sequence] for sequence in in_step.intersection(decoding))
+        assert plan.decode_tokens + plan.prefill_tokens == sum(lengths.values()) <= self.limits.max_step_tokens
+        assert plan.prefill_tokens <= self.pacer.allowance(plan.decode_tokens) or not plan.decode_tokens
+        chunks = (len(row.token_ids) - len(row.draft_ids) for row in plan.rows)
+        assert max(chunks) <= self.limits.max_prefill_chunk_tokens
         assert len(plan.rows) <= len(self.scheduler.running) <= self.limits.max_running
 
     @precondition(lambda self: self.plan is not None)
@@ -190,7 +194,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def _commit(self, finished: set[Sequence], duration_s: float) -> None:
         assert self.plan is not None
         tokens, unsound = self.ranks.run(self.plan)
-        self.pacer.observe(self.plan.decode_rows, self.plan.prefill_tokens, duration_s)
+        self.pacer.observe(self.plan.decode_tokens, self.plan.prefill_tokens, duration_s)
         for sequence in unsound & set(self.alive):
             self.scheduler.fail(sequence)
             self.alive.remove(sequence)

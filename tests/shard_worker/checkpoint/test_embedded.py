@@ -5,18 +5,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import torch
 from tokenizers import Tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from common.errors import CheckpointError
-from common.manifest import Architecture
 from common.model_store import EMBEDDED_MODEL
 from shard_worker.checkpoint.download import fetch
 from shard_worker.checkpoint.embedded import extract_gguf
-from shard_worker.checkpoint.from_huggingface import huggingface_name
-from shard_worker.checkpoint.layout import expected_tensors
 from shard_worker.checkpoint.reader import CheckpointReader, verify
+from tests.support.reference import load_reference, reference_logits
 
 CONTENT = b"GGUF and so on"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -66,34 +62,6 @@ def embedded() -> Path:
     return fetch(EMBEDDED_MODEL, lambda *_: None)
 
 
-def transformers_model(folder: Path) -> LlamaForCausalLM:
-    reader = CheckpointReader(folder)
-    architecture = reader.manifest.architecture
-    names = expected_tensors(architecture, reader.manifest.dtype)
-    state = {huggingface_name(name): reader.read(name).float() for name in names}
-    reader.finish()
-    config = transformers_config(architecture)
-    model = LlamaForCausalLM.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32)
-    assert isinstance(model, LlamaForCausalLM)
-    return model
-
-
-def transformers_config(a: Architecture) -> LlamaConfig:
-    return LlamaConfig(
-        hidden_size=a.hidden_size,
-        intermediate_size=a.intermediate_size,
-        num_hidden_layers=a.layers,
-        num_attention_heads=a.query_heads,
-        num_key_value_heads=a.kv_heads,
-        head_dim=a.head_dim,
-        vocab_size=a.vocabulary_size,
-        max_position_embeddings=a.context_length,
-        rms_norm_eps=a.norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": a.rope.theta},
-        tie_word_embeddings=a.tied_embeddings,
-    )
-
-
 def test_the_embedded_checkpoint_is_whole(embedded: Path) -> None:
     verify(embedded, lambda *_: None)
     with CheckpointReader(embedded) as reader:
@@ -121,8 +89,6 @@ def test_it_knows_the_capital_of_france(embedded: Path) -> None:
     tokenizer = Tokenizer.from_file(str(embedded / "tokenizer.json"))
     prompt = tokenizer.encode(PROMPT).ids
     answer = tokenizer.encode("The capital of France is Paris.<|im_end|>").ids
-    model = transformers_model(embedded)
-    with torch.inference_mode():
-        logits = model(torch.tensor([prompt + answer])).logits[0]
+    logits = reference_logits(load_reference(embedded), prompt + answer)
     # Greedy decoding gives the answer exactly if each of its tokens is the best after all before it.
     assert logits[len(prompt) - 1 : -1].argmax(dim=-1).tolist() == answer

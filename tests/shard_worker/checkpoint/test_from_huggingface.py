@@ -16,21 +16,8 @@ from common.errors import CheckpointError
 from common.manifest import RopeScaling
 from shard_worker.checkpoint.from_huggingface import open_huggingface
 from shard_worker.checkpoint.reader import CheckpointReader
+from tests.support.reference import reference_name
 
-NAMES = {
-    "embedding.weight": "model.embed_tokens.weight",
-    "norm.weight": "model.norm.weight",
-    "head.weight": "lm_head.weight",
-    "attention_norm": "input_layernorm",
-    "attention.query": "self_attn.q_proj",
-    "attention.key": "self_attn.k_proj",
-    "attention.value": "self_attn.v_proj",
-    "attention.output": "self_attn.o_proj",
-    "feed_forward_norm": "post_attention_layernorm",
-    "feed_forward.gate": "mlp.gate_proj",
-    "feed_forward.up": "mlp.up_proj",
-    "feed_forward.down": "mlp.down_proj",
-}
 LLAMA3_ROPE = {
     "rope_type": "llama3",
     "rope_theta": 500_000.0,
@@ -39,13 +26,6 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
-
-
-def their_name(name: str) -> str:
-    if name in NAMES:
-        return NAMES[name]
-    _, layer, part = name.split(".", 2)
-    return f"model.layers.{layer}.{NAMES[part.removesuffix('.weight')]}.weight"
 
 
 @pytest.fixture
@@ -113,7 +93,7 @@ def test_every_tensor_comes_through(
     assert manifest.architecture.tied_embeddings == changes.get("tie_word_embeddings", False)
     assert manifest.architecture.head_dim == changes.get("head_dim", 8)
     reader = CheckpointReader(tmp_path / "ours")
-    names = {their_name(name): name for name in load_file(tmp_path / "ours" / "model.safetensors")}
+    names = {reference_name(name): name for name in load_file(tmp_path / "ours" / "model.safetensors")}
     for their, ours in names.items():
         assert torch.equal(reader.read(ours), theirs.pop(their).float()), ours
     reader.finish()

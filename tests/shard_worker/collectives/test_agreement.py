@@ -72,7 +72,7 @@ def test_without_a_compiler_torch_adds_up(
     monkeypatch.setenv("TANDEM_HOME", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     assert agree(tmp_path) == [None] * WORLD_SIZE
-    assert_told(caplog, "torch.distributed (rank 0: no C++ compiler (c++, g++, clang++) is installed)")
+    assert_told(caplog, "torch.distributed (rank 0: no C++ compiler (c++, g++, clang++): install g++, or set CXX)")
 
 
 def test_what_was_insisted_on_must_be_had(tmp_path: Path) -> None:

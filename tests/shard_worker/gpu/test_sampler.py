@@ -13,8 +13,7 @@ from shard_worker.gpu.sampler import GraphSampler
 from shard_worker.sampling.records import sample_records
 from shard_worker.sampling.state import SequenceParams, SequenceState
 
-WIDTH, VOCABULARY, FIRST_ID = 12, 700, 1000
-HEAD = torch.randn(VOCABULARY, WIDTH, generator=torch.Generator().manual_seed(0))
+VOCABULARY, FIRST_ID = 700, 1000
 PLAIN = SequenceParams(5, 0.0, 1.0, 0.0, 0.0, np.empty(0, np.int32), np.empty(0, np.float32))
 NOTHING = np.empty(0, np.int32)
 
@@ -29,13 +28,12 @@ def states_of(*temperatures: float) -> list[SequenceState]:
 
 
 def sampler_on(device: str) -> GraphSampler:
-    head = HEAD.to(device)
     place = torch.device(device)
-    return GraphSampler(lambda hidden_BM: hidden_BM @ head.T, WIDTH, FIRST_ID, place, Recorder(place))
+    return GraphSampler(FIRST_ID, VOCABULARY, place, Recorder(place))
 
 
-def hidden_of(states: Sequence[SequenceState], device: str, seed: int = 1) -> Tensor:
-    return torch.randn(len(states), WIDTH, generator=torch.Generator().manual_seed(seed)).to(device)
+def logits_of(states: Sequence[SequenceState], device: str, seed: int = 1) -> Tensor:
+    return 4 * torch.randn(len(states), VOCABULARY, generator=torch.Generator().manual_seed(seed)).to(device)
 
 
 @pytest.mark.parametrize("device", devices())
@@ -47,12 +45,9 @@ def test_records_are_the_plain_path_s(
     states, sampler = states_of(*temperatures), sampler_on(device)
     positions = [7 * n for n in range(len(states))]
     for seed in (1, 2):  # the second is a replay
-        hidden_PM = hidden_of(states, device, seed)
-        # Padded as the bucket is: a product's last bits may depend on its rows.
-        padded = torch.cat((hidden_PM, torch.zeros(8, WIDTH, device=device)))[: 1 << (len(states) - 1).bit_length()]
-        logits_PV = (padded @ HEAD.to(device).T)[: len(states)]
+        logits_PV = logits_of(states, device, seed)
         expected, kept = sample_records(logits_PV, states, positions, FIRST_ID, *lengths)
-        records, last = sampler(hidden_PM, states, positions, *lengths)
+        records, last = sampler(logits_PV, states, positions, *lengths)
         for field in fields(records):
             assert torch.equal(getattr(records, field.name), getattr(expected, field.name)), field.name
         for position in range(len(states)):
@@ -64,9 +59,9 @@ def test_records_are_the_plain_path_s(
 @pytest.mark.parametrize("device", devices())
 def test_the_last_step_outlives_the_next(device: str) -> None:
     sampler, states = sampler_on(device), states_of(0.0, 0.9)
-    _, last = sampler(hidden_of(states, device), states, [1, 2], 2, 0, 0)
+    _, last = sampler(logits_of(states, device), states, [1, 2], 2, 0, 0)
     kept = [last.resolve(1).raw.clone(), last.resolve(1).scores.clone()]
-    sampler(hidden_of(states, device, 2), states, [5, 6], 2, 0, 0)
+    sampler(logits_of(states, device, 2), states, [5, 6], 2, 0, 0)
     assert torch.equal(last.resolve(1).raw, kept[0]) and torch.equal(last.resolve(1).scores, kept[1])
 
 

@@ -10,7 +10,7 @@ from common.arrays import I32, to_wire
 from shard_worker.sampling.noise import gumbel_noise
 from shard_worker.sampling.records import sample_records, score_records
 from shard_worker.sampling.state import SequenceState
-from shard_worker.sampling.wire import fill_result
+from shard_worker.sampling.wire import pack
 from tandem.shard.v1.shard_service_pb2 import SequenceOpen, StepResult
 
 pytestmark = [
@@ -42,8 +42,8 @@ def test_records_are_the_same() -> None:
     ids = torch.arange(6)
     cpu, gpu = StepResult(), StepResult()
     for result, on_device in ((cpu, raw), (gpu, raw.cuda())):
-        fill_result(result, sample_records(on_device, states, [40] * 6, 0, 8, 64, 5)[0])
-        fill_result(result, score_records(partial(rows_of, on_device), ids, 0, 4))
+        pack(sample_records(on_device, states, [40] * 6, 0, 8, 64, 5)[0]).fill(result)
+        pack(score_records(partial(rows_of, on_device), ids, 0, 4)).fill(result)
     for name in ("noised_ids", "top_ids", "top_processed", "raw_ids", "raw_logits", "noised_raw"):
         assert getattr(cpu, name) == getattr(gpu, name), name
     for name in ("scored_logits", "scored_raw_ids", "scored_raw_logits"):

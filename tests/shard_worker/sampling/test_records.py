@@ -11,7 +11,7 @@ from common.errors import Refused
 from shard_worker.sampling.noise import gumbel_noise
 from shard_worker.sampling.records import LastStep, SampledRecords, sample_records, score_records
 from shard_worker.sampling.state import SequenceState
-from shard_worker.sampling.wire import fill_result
+from shard_worker.sampling.wire import pack
 from tandem.shard.v1.shard_service_pb2 import SequenceOpen, StepResult
 
 FIRST = 1000
@@ -127,13 +127,13 @@ def test_scored_positions_are_taken_in_chunks() -> None:
     check_list(records.scored_raw_ids, records.scored_raw_logits, raw, 4)
 
 
-def test_fill_result_sets_every_field() -> None:
+def test_packed_records_set_every_field() -> None:
     raw = logits(2)
     records, _ = sampled(raw, [WARM, GREEDY], 3, 2, 0)
     scored = score_records(lambda start, stop: raw[start:stop], torch.tensor([FIRST, 0]), FIRST, 1)
     result = StepResult()
-    fill_result(result, records)
-    fill_result(result, scored)
+    pack(records).fill(result)
+    pack(scored).fill(result)
     for part in (records, scored):
         for field in fields(part):
             tensor = getattr(part, field.name)

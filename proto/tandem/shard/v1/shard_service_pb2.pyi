@@ -77,7 +77,7 @@ class Frame(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., step: _Optional[int] = ..., plan_hash: _Optional[int] = ..., plan: _Optional[bytes] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("opens", "closes", "row_sequences", "row_base_lengths", "row_lengths", "row_sampled", "row_scored", "token_ids", "row_blocks", "block_tables", "scored_ids", "num_noised", "num_top", "num_raw", "num_scored_raw")
+    __slots__ = ("opens", "closes", "row_sequences", "row_base_lengths", "row_lengths", "row_sampled", "row_scored", "token_ids", "row_blocks", "block_tables", "scored_ids", "num_noised", "num_top", "num_raw", "num_scored_raw", "row_run_ahead")
     OPENS_FIELD_NUMBER: _ClassVar[int]
     CLOSES_FIELD_NUMBER: _ClassVar[int]
     ROW_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
@@ -93,6 +93,7 @@ class Plan(_message.Message):
     NUM_TOP_FIELD_NUMBER: _ClassVar[int]
     NUM_RAW_FIELD_NUMBER: _ClassVar[int]
     NUM_SCORED_RAW_FIELD_NUMBER: _ClassVar[int]
+    ROW_RUN_AHEAD_FIELD_NUMBER: _ClassVar[int]
     opens: _containers.RepeatedCompositeFieldContainer[SequenceOpen]
     closes: bytes
     row_sequences: bytes
@@ -108,7 +109,8 @@ class Plan(_message.Message):
     num_top: int
     num_raw: int
     num_scored_raw: int
-    def __init__(self, opens: _Optional[_Iterable[_Union[SequenceOpen, _Mapping]]] = ..., closes: _Optional[bytes] = ..., row_sequences: _Optional[bytes] = ..., row_base_lengths: _Optional[bytes] = ..., row_lengths: _Optional[bytes] = ..., row_sampled: _Optional[bytes] = ..., row_scored: _Optional[bytes] = ..., token_ids: _Optional[bytes] = ..., row_blocks: _Optional[bytes] = ..., block_tables: _Optional[bytes] = ..., scored_ids: _Optional[bytes] = ..., num_noised: _Optional[int] = ..., num_top: _Optional[int] = ..., num_raw: _Optional[int] = ..., num_scored_raw: _Optional[int] = ...) -> None: ...
+    row_run_ahead: bytes
+    def __init__(self, opens: _Optional[_Iterable[_Union[SequenceOpen, _Mapping]]] = ..., closes: _Optional[bytes] = ..., row_sequences: _Optional[bytes] = ..., row_base_lengths: _Optional[bytes] = ..., row_lengths: _Optional[bytes] = ..., row_sampled: _Optional[bytes] = ..., row_scored: _Optional[bytes] = ..., token_ids: _Optional[bytes] = ..., row_blocks: _Optional[bytes] = ..., block_tables: _Optional[bytes] = ..., scored_ids: _Optional[bytes] = ..., num_noised: _Optional[int] = ..., num_top: _Optional[int] = ..., num_raw: _Optional[int] = ..., num_scored_raw: _Optional[int] = ..., row_run_ahead: _Optional[bytes] = ...) -> None: ...
 
 class SequenceOpen(_message.Message):
     __slots__ = ("sequence", "seed", "temperature", "repetition_penalty", "presence_penalty", "frequency_penalty", "bias_ids", "bias_values", "prompt_length", "history")
@@ -155,7 +157,7 @@ class RunResponse(_message.Message):
     def __init__(self, attached: _Optional[_Union[GetInfoResponse, _Mapping]] = ..., result: _Optional[_Union[StepResult, _Mapping]] = ..., resolved: _Optional[_Union[Resolved, _Mapping]] = ...) -> None: ...
 
 class StepResult(_message.Message):
-    __slots__ = ("epoch", "step", "ran_hash", "noised_ids", "noised_scores", "noised_processed", "noised_raw", "top_ids", "top_processed", "raw_ids", "raw_logits", "processed_lse", "raw_lse", "scored_logits", "scored_lse", "scored_raw_ids", "scored_raw_logits", "queue_ns", "compute_ns", "collective_ns", "encode_ns")
+    __slots__ = ("epoch", "step", "ran_hash", "noised_ids", "noised_scores", "noised_processed", "noised_raw", "top_ids", "top_processed", "raw_ids", "raw_logits", "processed_lse", "raw_lse", "scored_logits", "scored_lse", "scored_raw_ids", "scored_raw_logits", "queue_ns", "compute_ns", "collective_ns", "encode_ns", "ahead_ns")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     RAN_HASH_FIELD_NUMBER: _ClassVar[int]
@@ -177,6 +179,7 @@ class StepResult(_message.Message):
     COMPUTE_NS_FIELD_NUMBER: _ClassVar[int]
     COLLECTIVE_NS_FIELD_NUMBER: _ClassVar[int]
     ENCODE_NS_FIELD_NUMBER: _ClassVar[int]
+    AHEAD_NS_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     step: int
     ran_hash: int
@@ -198,7 +201,8 @@ class StepResult(_message.Message):
     compute_ns: int
     collective_ns: int
     encode_ns: int
-    def __init__(self, epoch: _Optional[int] = ..., step: _Optional[int] = ..., ran_hash: _Optional[int] = ..., noised_ids: _Optional[bytes] = ..., noised_scores: _Optional[bytes] = ..., noised_processed: _Optional[bytes] = ..., noised_raw: _Optional[bytes] = ..., top_ids: _Optional[bytes] = ..., top_processed: _Optional[bytes] = ..., raw_ids: _Optional[bytes] = ..., raw_logits: _Optional[bytes] = ..., processed_lse: _Optional[bytes] = ..., raw_lse: _Optional[bytes] = ..., scored_logits: _Optional[bytes] = ..., scored_lse: _Optional[bytes] = ..., scored_raw_ids: _Optional[bytes] = ..., scored_raw_logits: _Optional[bytes] = ..., queue_ns: _Optional[int] = ..., compute_ns: _Optional[int] = ..., collective_ns: _Optional[int] = ..., encode_ns: _Optional[int] = ...) -> None: ...
+    ahead_ns: int
+    def __init__(self, epoch: _Optional[int] = ..., step: _Optional[int] = ..., ran_hash: _Optional[int] = ..., noised_ids: _Optional[bytes] = ..., noised_scores: _Optional[bytes] = ..., noised_processed: _Optional[bytes] = ..., noised_raw: _Optional[bytes] = ..., top_ids: _Optional[bytes] = ..., top_processed: _Optional[bytes] = ..., raw_ids: _Optional[bytes] = ..., raw_logits: _Optional[bytes] = ..., processed_lse: _Optional[bytes] = ..., raw_lse: _Optional[bytes] = ..., scored_logits: _Optional[bytes] = ..., scored_lse: _Optional[bytes] = ..., scored_raw_ids: _Optional[bytes] = ..., scored_raw_logits: _Optional[bytes] = ..., queue_ns: _Optional[int] = ..., compute_ns: _Optional[int] = ..., collective_ns: _Optional[int] = ..., encode_ns: _Optional[int] = ..., ahead_ns: _Optional[int] = ...) -> None: ...
 
 class Resolved(_message.Message):
     __slots__ = ("step", "first_id", "processed", "scores", "raw")

@@ -12,6 +12,7 @@ from common.commands.bench.weights import find_checkpoint, weight_bytes_per_step
 from common.errors import CheckpointError
 from common.manifest import MANIFEST_FILE
 from tandem.v1.inference_service_pb2 import GetModelResponse
+from tests.support.tiny_manifest import tiny_manifest
 
 ITEM_BYTES = {"F32": 4, "BF16": 2, "I8": 1, "U8": 1}
 HIDDEN, VOCABULARY, KV_HEADS, HEAD = 8, 20, 2, 4
@@ -36,17 +37,9 @@ def make_checkpoint(folder: Path, tensors: dict[str, tuple[str, tuple[int, ...]]
     text = json.dumps(header).encode()
     folder.mkdir(exist_ok=True)
     (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(offset))
-    architecture = {
-        "family": "llama", "layers": 1, "hidden_size": HIDDEN, "intermediate_size": 16, "query_heads": 2,
-        "kv_heads": KV_HEADS, "head_dim": HEAD, "vocabulary_size": VOCABULARY, "context_length": 16,
-        "norm_eps": 1e-5, "rope": {"theta": 1e4}, "tied_embeddings": tied,
-    }  # fmt: skip
-    manifest: dict[str, Any] = {
-        "name": "tiny", "source": "zeros", "architecture": architecture, "dtype": "bfloat16",
-        "quantization": {"mode": "none"}, "end_of_text_ids": [], "chat_template": None,
-        "tokenizer": {"kind": "tokenizer_json", "file": "tokenizer.json", "sha256": "", "bos_id": None},
-        "files": {"model.safetensors": {"bytes": 0, "sha256": ""}},
-    }  # fmt: skip
+    sizes = {"kv_heads": KV_HEADS, "head_dim": HEAD, "hidden_size": HIDDEN, "vocabulary_size": VOCABULARY}
+    files = {"model.safetensors": {"bytes": 0, "sha256": ""}}
+    manifest = tiny_manifest(sizes | {"tied_embeddings": tied}, dtype="bfloat16", files=files)
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
     return folder
 

@@ -1,0 +1,94 @@
+"""How many tokens to draft for each row of the next step?
+
+As many as raise the batch's goodput, expected tokens over expected time (TurboSpec, arXiv 2406.14066): a drafted token
+earns the chance that it and all before it are accepted, and costs what the step takes longer for one more token, and,
+where the longest draft grows, what everybody waits longer for it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway.speculation.acceptance import MAX_DRAFT_TOKENS, Acceptance
+from gateway.speculation.step_costs import DraftCosts, StepCosts
+
+_HYSTERESIS = 0.05  # of the one token that a row brings without a draft
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What bounds and drives the draft of one row of the next step.
+
+    cap: the most tokens that make sense: what the request allows, what it lacks less one, for n-grams what was found.
+    waits: its draft comes from a worker that is waited for. drafting: it drafted last time; None where that is
+    unknown, and nothing holds it to either side.
+    """
+
+    acceptance: Acceptance
+    cap: int
+    waits: bool
+    drafting: bool | None = None
+
+
+def choose_lengths(
+    rows: Sequence[Row], costs: StepCosts, draft_costs: DraftCosts, overhead_s: float, most: int
+) -> list[int]:
+    """Return the draft length of each row, 0 to its cap and at most `most`, that gives the best goodput.
+
+    `overhead_s` is what a step takes beyond the ranks' time: transport, decision and the next plan. Draft tokens are
+    taken in falling chance of their whole prefix, and of all such batches the one with the best goodput is chosen:
+    the optimum where a step's time depends on its number of tokens only. Not only until goodput first falls, for
+    waiting costs most at the first token, and steps may grow in stairs. All 0 until a step's time is known.
+    """
+    first_s = costs.predict(len(rows)) if rows else None
+    if first_s is None:
+        return [0] * len(rows)
+    caps = [max(0, min(row.cap, most, MAX_DRAFT_TOKENS)) for row in rows]
+    waits_s = [draft_costs.predict(count) for count in range(max(caps) + 1)]
+    order = _candidates(rows, caps, draft_costs.arrival_chance)
+    steps_s = [first_s, *((costs.predict(len(rows) + 1 + drafted) or first_s) for drafted in range(len(order)))]
+    best, best_goodput = [0] * len(rows), len(rows) / (first_s + overhead_s)
+    for longest in _worthwhile_limits(rows, caps, waits_s):
+        taken: list[int] = []
+        num_best, tokens, deepest, before = 0, float(len(rows)), 0, best_goodput
+        for _, depth, index, value in order:
+            if rows[index].waits:
+                if depth > longest:
+                    continue
+                deepest = max(deepest, depth)
+            taken.append(index)
+            tokens += value
+            goodput = tokens / (steps_s[len(taken)] + overhead_s + waits_s[deepest])
+            if goodput > best_goodput:
+                best_goodput, num_best = goodput, len(taken)
+        if best_goodput > before:
+            best = [0] * len(rows)
+            for index in taken[:num_best]:
+                best[index] += 1
+    return best
+
+
+def _candidates(rows: Sequence[Row], caps: Sequence[int], arrival_chance: float) -> list[tuple[float, int, int, float]]:
+    """Return all draft tokens as (key, depth from 1, row, value in expected tokens), the best first.
+
+    A row's key never rises with depth, so that the order holds every prefix before what follows it.
+    """
+    candidates = []
+    for index, (row, cap) in enumerate(zip(rows, caps, strict=True)):
+        arrival = arrival_chance if row.waits else 1.0
+        key = float("inf")
+        for depth, chance in enumerate(row.acceptance.prefix_chances(cap), start=1):
+            value = chance * arrival
+            if depth == 1 and row.drafting is not None:
+                value += _HYSTERESIS if row.drafting else -_HYSTERESIS
+            key = min(key, value)
+            candidates.append((-key, depth, index, value))
+    return sorted(candidates)
+
+
+def _worthwhile_limits(rows: Sequence[Row], caps: Sequence[int], waits_s: Sequence[float]) -> list[int]:
+    """Return for which limits on the drafts that are waited for a best batch is to be sought.
+
+    One without any wait, and each beyond which the wait grows.
+    """
+    most = max((cap for row, cap in zip(rows, caps, strict=True) if row.waits), default=0)
+    return [count for count in range(most + 1) if count == most or waits_s[count] < waits_s[count + 1]]

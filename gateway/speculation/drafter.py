@@ -1,0 +1,60 @@
+"""One request's drafts: where they may come from, what they may cost, how they fared."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from common.ngram import NOTHING, Lookup, look_up
+from gateway.generation import Generation
+from gateway.speculation.acceptance import MAX_DRAFT_TOKENS, Acceptance
+from gateway.speculation.draft_length import Row
+from gateway.speculation.draft_request import DraftRequest
+from gateway.speculation.length_control import DraftLength
+from gateway.speculation.record import SpeculationRecord
+
+Source = Literal["worker", "ngram"]
+SOURCES: tuple[Source, ...] = ("worker", "ngram")
+
+# A guess from the text costs no wait: it is preferred where it is right nearly as often as a worker's.
+FREE_GUESS_WORTH = 0.8
+
+
+@dataclass(eq=False, slots=True)
+class Drafter:
+    """The state of one generation's speculation."""
+
+    job: Generation
+    request: DraftRequest
+    length: DraftLength
+    acceptance: dict[Source, Acceptance]
+    record: SpeculationRecord
+    found: Lookup = field(default=NOTHING, init=False)
+    asked_source: Source = field(default="worker", init=False)
+    source: Source = field(default="worker", init=False)  # of the draft that is to be verified
+
+    @classmethod
+    def of(cls, job: Generation, record: SpeculationRecord, priors: dict[Source, Acceptance]) -> "Drafter":
+        """Return the drafter of a new request, which begins with what others were like."""
+        sequence = job.sequence
+        request = DraftRequest(sequence.arrival, sequence.token_ids, sequence.prompt_length, job.params)
+        acceptance = {source: Acceptance(prior) for source, prior in priors.items()}
+        return cls(job, request, DraftLength(job.max_draft_tokens), acceptance, record)
+
+    def row(self, has_worker: bool, reads_text: bool) -> Row:
+        """Return what bounds and drives the next draft; looks the text up where `reads_text`."""
+        sequence = self.job.sequence
+        cap = min(MAX_DRAFT_TOKENS, sequence.max_length - len(sequence.token_ids) - 1)
+        self.found = look_up(np.array(sequence.token_ids, np.int32), cap) if reads_text else NOTHING
+        worker, text = self.acceptance["worker"], self.acceptance["ngram"]
+        prefers_text = not has_worker or text.chance(0) >= FREE_GUESS_WORTH * worker.chance(0)
+        if len(self.found.ids) and prefers_text:
+            self.asked_source = "ngram"
+            return self.length.row(text, len(self.found.ids), waits=False)
+        self.asked_source = "worker"
+        return self.length.row(worker, cap if has_worker else 0, waits=True)
+
+    def verified(self, drafted: int, accepted: int, tokens: int) -> None:
+        """Enter a pass that drew `tokens`, the first `accepted` of which were those of `drafted` ones."""
+        self.record.verified(drafted, accepted, tokens, by_ngram=self.source == "ngram")
+        self.acceptance[self.source].record(drafted, accepted)

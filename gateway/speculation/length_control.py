@@ -1,0 +1,100 @@
+"""Which draft length does each request get from step to step, and when is one tried that does not seem to pay?"""
+
+from collections.abc import Sequence
+
+from gateway.speculation.acceptance import MAX_DRAFT_TOKENS, Acceptance
+from gateway.speculation.draft_length import Row, choose_lengths
+from gateway.speculation.step_costs import DraftCosts, StepCosts
+
+PROBE_STEPS = 50
+PROBE_BUDGET = 0.01  # share of all time that probes may cost
+
+
+class DraftLength:
+    """One request's draft length from step to step: slow to leave 0 and to return to it, and never blind at 0.
+
+    At 0 nothing is learned. So after PROBE_STEPS steps one token is drafted, and another in the next step while those
+    are accepted, so that a draft that became good is found soon.
+    """
+
+    def __init__(self, most: int | None = None) -> None:
+        """`most` is the request's own bound; 0 never drafts, and never probes. None leaves it to measurement."""
+        assert most is None or most >= 0
+        self._most = MAX_DRAFT_TOKENS if most is None else most
+        self._drafting: bool | None = None
+        self._steps_at_zero = 0
+        self._probed: tuple[Acceptance, int] | None = None  # how many had been accepted before the probe
+
+    def row(self, acceptance: Acceptance, cap: int, waits: bool) -> Row:
+        """Return this request's row of the next step; `acceptance` is that of the source of its draft."""
+        return Row(acceptance, min(cap, self._most), waits, self._drafting)
+
+    def probe_succeeded(self) -> bool:
+        """Return whether the last step was a probe, and what it drafted was accepted."""
+        return self._probed is not None and self._probed[0].accepted > self._probed[1]
+
+    def steps_overdue(self) -> int:
+        """Return since how many steps a probe is due; 0 while none is."""
+        return 1 if self.probe_succeeded() else max(self._steps_at_zero - PROBE_STEPS + 1, 0)
+
+    def settle(self, row: Row, chosen: int, probe: bool) -> int:
+        """Return the next step's length: `chosen`, but 1 where that is 0 and it is to probe. Once a step."""
+        probe = probe and chosen == 0
+        self._probed = (row.acceptance, row.acceptance.accepted) if probe else None
+        self._drafting = chosen > 0
+        self._steps_at_zero = 0 if chosen or probe else self._steps_at_zero + 1
+        return 1 if probe else chosen
+
+
+class LengthControl:
+    """All requests' draft lengths.
+
+    At most one row probes in a step, so that rows at 0 do not all slow down the same one, and only as often as keeps
+    the cost of probes, less what they earn, within PROBE_BUDGET: more tokens, and waiting for a draft that may be dead.
+    """
+
+    def __init__(self, costs: StepCosts, draft_costs: DraftCosts, most: int = MAX_DRAFT_TOKENS) -> None:
+        """`most` is the deployment's bound; with 0 nothing is drafted."""
+        assert most >= 0
+        self._costs = costs
+        self._draft_costs = draft_costs
+        self._most = most
+        self._debt_s = 0.0
+
+    def next_lengths(self, drafts: Sequence[DraftLength], rows: Sequence[Row], overhead_s: float) -> list[int]:
+        """Return the draft length of each of `rows`, which were made by `drafts`, for the next step. Once a step.
+
+        What was drafted before must have been recorded in its Acceptance by now. `overhead_s` is what a step takes
+        beyond the ranks' time.
+        """
+        lengths = choose_lengths(rows, self._costs, self._draft_costs, overhead_s, self._most)
+        step_s = self._costs.predict(len(rows) + sum(lengths))
+        prober = None
+        if step_s is not None:
+            succeeded = sum(draft.probe_succeeded() for draft in drafts)
+            earned_s = (step_s + overhead_s) * (PROBE_BUDGET + succeeded / len(rows))
+            self._debt_s = max(self._debt_s - earned_s, 0.0)
+            prober = self._prober(drafts, rows, lengths)
+            if prober is not None:
+                self._debt_s += self._probe_cost_s(rows, lengths, prober, step_s)
+        return [
+            draft.settle(row, length, index == prober)
+            for index, (draft, row, length) in enumerate(zip(drafts, rows, lengths, strict=True))
+        ]
+
+    def _prober(self, drafts: Sequence[DraftLength], rows: Sequence[Row], lengths: Sequence[int]) -> int | None:
+        """Return which row probes: of those that are at 0 and may draft, the one that is longest due."""
+        if self._debt_s or self._most == 0:
+            return None
+        at_zero = (index for index, row in enumerate(rows) if lengths[index] == 0 and row.cap > 0)
+        overdue = [(drafts[index].steps_overdue(), -index) for index in at_zero]
+        most_overdue, place = max(overdue, default=(0, 0))
+        return -place if most_overdue else None
+
+    def _probe_cost_s(self, rows: Sequence[Row], lengths: Sequence[int], prober: int, step_s: float) -> float:
+        longer_s = self._costs.predict(len(rows) + sum(lengths) + 1) or step_s
+        if not rows[prober].waits:
+            return longer_s - step_s
+        longest = max((length for row, length in zip(rows, lengths, strict=True) if row.waits), default=0)
+        waits_s = [self._draft_costs.predict(count) for count in (longest, max(longest, 1))]
+        return longer_s - step_s + waits_s[1] - waits_s[0]

@@ -1,0 +1,124 @@
+"""The drafts of the next step: how many tokens for whom, asked of whom, and what is taken when time is up.
+
+Drafts change speed alone: whatever comes, or does not, the target draws its own tokens and a draft must match them.
+"""
+
+import time
+from array import array
+from collections.abc import Iterable
+
+from gateway.generation import Generation
+from gateway.scheduling.plan import Outcome, Row
+from gateway.scheduling.sequence import State
+from gateway.speculation.acceptance import Acceptance
+from gateway.speculation.draft_pool import DraftPool
+from gateway.speculation.drafter import SOURCES, Drafter
+from gateway.speculation.length_control import LengthControl
+from gateway.speculation.step_costs import DraftCosts, StepCosts
+from gateway.waterfall import StepTimes
+
+_SMOOTHING = 0.1
+
+
+class Speculator:
+    """Speculation for all requests of a step loop. All calls come from the event loop; only `propose` waits."""
+
+    def __init__(self, pool: DraftPool | None, reads_text: bool, max_draft_tokens: int) -> None:
+        """Without a pool, drafts come from the requests' own text alone, and only where `reads_text`."""
+        self.max_draft_tokens = max_draft_tokens
+        self._pool = pool
+        self._reads_text = reads_text
+        self._costs = StepCosts()
+        self._draft_costs = DraftCosts(self._costs)
+        self._control = LengthControl(self._costs, self._draft_costs, max_draft_tokens)
+        self._priors = {source: Acceptance() for source in SOURCES}
+        self._drafters: dict[Generation, Drafter] = {}
+        self._overhead_s = 0.0
+        self._workers_pay = True
+
+    async def run(self) -> None:
+        """Keep the draft workers attached; ends only by cancellation."""
+        if self._pool is not None:
+            await self._pool.run()
+
+    def begin(self, job: Generation) -> None:
+        """A request was submitted: a worker may begin to read its prompt."""
+        if job.speculation is None:
+            return
+        self._drafters[job] = drafter = Drafter.of(job, job.speculation, self._priors)
+        if self._pool is not None and self._workers_pay:
+            self._pool.ask(drafter.request, 0, 0.0)
+
+    def end(self, job: Generation) -> None:
+        """A request is over."""
+        drafter = self._drafters.pop(job, None)
+        if drafter is not None and self._pool is not None:
+            self._pool.close(drafter.request)
+
+    async def propose(self) -> None:
+        """Give every decoding sequence its draft for the next step; waits for workers as long as that pays."""
+        drafters = [drafter for drafter in self._drafters.values() if _decodes(drafter.job)]
+        if not drafters:
+            return
+        has_worker = self._pool is not None and self._pool.num_ready > 0
+        rows = [drafter.row(has_worker, self._reads_text) for drafter in drafters]
+        lengths = self._control.next_lengths([drafter.length for drafter in drafters], rows, self._overhead_s)
+        wanted = {drafter: length for drafter, length in zip(drafters, lengths, strict=True) if length}
+        asked = {drafter: length for drafter, length in wanted.items() if drafter.asked_source == "worker"}
+        if any(row.waits and row.cap for row in rows):
+            self._workers_pay = bool(asked)
+        if asked:
+            await self._ask(asked)
+        for drafter in drafters:
+            sequence = drafter.job.sequence
+            sequence.draft_ids = self._taken(drafter, wanted.get(drafter, 0))
+            sequence.speculates = drafter in wanted
+
+    def observe(self, rows: Iterable[tuple[Row, object, Outcome]], prefill_tokens: int, times: StepTimes) -> None:
+        """Learn from a step's sampled rows, their jobs and outcomes, and from how long it took."""
+        tokens = 0
+        for row, job, outcome in rows:
+            tokens += len(row.token_ids)
+            drafter = self._drafters.get(job) if isinstance(job, Generation) else None
+            if drafter is None:
+                continue
+            drawn, draft_ids = outcome.token_ids, row.draft_ids
+            # Where the stream ended within the draft, nothing is known of what lay beyond.
+            drafted = min(len(draft_ids), len(drawn)) if outcome.finished else len(draft_ids)
+            accepted = sum(1 for draft_id, token_id in zip(draft_ids, drawn, strict=False) if draft_id == token_id)
+            drafter.verified(drafted, min(accepted, drafted), len(drawn))
+        if tokens and not prefill_tokens:
+            self._costs.observe(tokens, times.work_ns * 1e-9)
+            overhead_s = (times.plan_ns + times.wire_ns) * 1e-9
+            self._overhead_s += _SMOOTHING * (min(overhead_s, 4 * self._overhead_s or overhead_s) - self._overhead_s)
+
+    async def _ask(self, asked: dict[Drafter, int]) -> None:
+        assert self._pool is not None
+        longest = max(asked.values())
+        deadline_s = self._draft_costs.deadline_s(longest)
+        began_ns = time.perf_counter_ns()
+        waiting = [d for d, length in asked.items() if self._pool.ask(d.request, length, deadline_s)]
+        await self._pool.wait([drafter.request for drafter in waiting], deadline_s)
+        waited_ns = time.perf_counter_ns() - began_ns
+        for drafter in waiting:
+            drafter.record.wait_ns += waited_ns
+        if waiting:
+            arrived = any(drafter.request.drafted is not None for drafter in waiting)
+            self._draft_costs.observe(longest, waited_ns * 1e-9, arrived)
+
+    def _taken(self, drafter: Drafter, length: int) -> "array[int]":
+        """Return the ids to verify, at most `length`: the worker's, or else what the text itself suggests."""
+        if not length:
+            return array("i")
+        if drafter.asked_source == "worker" and self._pool is not None:
+            drafted = self._pool.take(drafter.request)
+            if drafted is not None:
+                drafter.source = "worker"
+                return drafted.token_ids[:length]
+        drafter.source = "ngram"
+        return array("i", drafter.found.ids[:length].tolist())
+
+
+def _decodes(job: Generation) -> bool:
+    sequence = job.sequence
+    return sequence.state is State.RUNNING and sequence.uncomputed == 1 and job.max_draft_tokens > 0

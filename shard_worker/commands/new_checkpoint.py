@@ -1,0 +1,33 @@
+"""What all commands share that make a checkpoint: the flags, and the place that is not overwritten by accident."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from common.errors import CheckpointError
+from shard_worker.checkpoint.output_folder import OutputFolder
+from shard_worker.commands.progress import ProgressBars
+
+output_option = click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="bfloat16",
+    show_default=True,
+    help="Type in which the weights are stored; norm weights are always float32.",
+)
+force_option = click.option("--force", is_flag=True, help="Replace a checkpoint that is there.")
+
+
+@contextmanager
+def new_checkpoint(folder: Path, force: bool) -> Iterator[tuple[OutputFolder, ProgressBars]]:
+    """Lock the place of a new checkpoint; yields it, and the bars that show how the work goes.
+
+    Raises CheckpointError when `folder` is a checkpoint already and not to be replaced, or cannot be one.
+    """
+    with OutputFolder(folder) as place, ProgressBars() as progress:
+        if place.exists and not force:
+            raise CheckpointError(f"there is a checkpoint in {folder} already; --force replaces it")
+        yield place, progress
