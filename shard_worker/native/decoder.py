@@ -53,6 +53,8 @@ class NativeDecoder:
     in blocks of 32 columns.
     """
 
+    input_device = torch.device("cpu")
+
     def __init__(
         self, model: Llama, cache: KVCache, part: Partition, runner: Runner, all_reduce: NativeAllReduce | None = None
     ) -> None:
@@ -65,7 +67,7 @@ class NativeDecoder:
         self._matrices = [_layer_matrices(layer) for layer in layers]
         self._is_packed = any(isinstance(module, Packed) for module in model.modules())
         self._cache = cache  # keeps the memory that the structs point to
-        self._first_query = torch.tensor(_first_queries(part), dtype=torch.int32)
+        self._first_query = torch.tensor(part.first_queries, dtype=torch.int32)
         self._structs = (CLayer * len(layers))(
             *(
                 CLayer(
@@ -192,10 +194,3 @@ def _head_matrix(model: Llama) -> Matrix:
         return float_matrix(embedding.weight)
     narrow = head.weight.bfloat16()
     return float_matrix(narrow if torch.equal(narrow.float(), head.weight) else head.weight)
-
-
-def _first_queries(part: Partition) -> list[int]:
-    """Return where each local KV head's query heads begin, and where the last one's end."""
-    kv_of_query = list(part.kv_of_query)
-    assert kv_of_query == sorted(kv_of_query), "query heads lie in the order of their KV heads"
-    return [sum(kv < head for kv in kv_of_query) for head in range(part.kv_heads.size + 1)]
