@@ -94,7 +94,7 @@ def test_it_yields_nothing_and_opens_the_breaker(name: str, monkeypatch: pytest.
                 await pool.wait([request], 0.03)
                 assert pool.take(request) is None
                 request.token_ids.append(asked)
-            assert 5 <= asked < MANY, "five misses, of forgotten ids at most one more"
+            assert asked in (5, 6)  # five misses; to have forgotten is none the first time
             worker.tamper = honest
             await asyncio.sleep(OPEN_S)
             drafted = await draft(pool, request)  # the probe
