@@ -3,8 +3,10 @@
 import asyncio
 import random
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
+from functools import partial
 
 from common.arrays import F32, I32, to_wire
 from tandem.draft.v1 import draft_service_pb2 as pb
@@ -13,53 +15,56 @@ from tests.support.fake_draft import FakeDraft
 
 START_TIMEOUT_S = 30.0
 CONTEXT_LENGTH = 4096
-# What counts as a miss stays rare enough that the gateway goes on asking.
-WEIGHTS = {
-    "right": 8,
-    "right at first": 8,
-    "random": 3,
-    "twice": 4,
-    "after an older one": 4,
-    "out of range": 0.5,
-    "negative": 0.5,
-    "stale length": 0.5,
-    "other text": 0.5,
-    "garbage epoch": 0.5,
-    "garbage round": 0.5,
-    "too many": 0.5,
-    "not a number": 0.5,
-    "no outcome": 0.5,
-    "forgotten": 0.5,
-    "gap": 0.5,
+# One deck of kinds. What counts as a miss stays rare enough that the gateway goes on asking.
+NUM_OF_KIND = {
+    "right": 9,
+    "right at first": 9,
+    "random": 6,
+    "twice": 6,
+    "after an older one": 6,
+    "out of range": 1,
+    "negative": 1,
+    "stale length": 1,
+    "other text": 1,
+    "garbage epoch": 1,
+    "garbage round": 1,
+    "too many": 1,
+    "not a number": 1,
+    "no outcome": 1,
+    "forgotten": 1,
+    "gap": 1,
 }
+NUM_CARDS = sum(NUM_OF_KIND.values())
 
 
 class Adversary:
-    """A FakeDraft's tamper. `texts` are whole texts as the target draws them, prompt and answer."""
+    """What fake workers send. `texts` are whole texts as the target draws them, prompt and answer."""
 
-    def __init__(self, worker: FakeDraft, texts: Sequence[Sequence[int]], vocabulary_size: int, seed: int) -> None:
-        self._worker, self._texts, self._vocabulary_size = worker, [list(text) for text in texts], vocabulary_size
-        self._random = random.Random(seed)
+    def __init__(self, texts: Sequence[Sequence[int]], vocabulary_size: int) -> None:
+        self._texts, self._vocabulary_size = [list(text) for text in texts], vocabulary_size
+        self._random = random.Random(0)
+        self._deck: list[str] = []
         self._older: list[pb.Proposal] = []
-        self.kinds = dict.fromkeys(WEIGHTS, 0)
+        self.sent: Counter[str] = Counter()  # by kind
 
-    async def __call__(self, proposal: pb.Proposal) -> list[pb.Proposal]:
+    async def answer(self, worker: FakeDraft, proposal: pb.Proposal) -> list[pb.Proposal]:
         """Return what is sent instead of an honest proposal."""
         if proposal.outcome != pb.OUTCOME_PROPOSED:
             return [proposal]
-        kind = self._random.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
-        self.kinds[kind] += 1
+        if not self._deck:
+            self._deck = self._random.sample(list(NUM_OF_KIND), NUM_CARDS, counts=list(NUM_OF_KIND.values()))
+        kind = self._deck.pop()
+        self.sent[kind] += 1
         count = len(ids_of(proposal))
-        ids = self._truth(proposal, count)
+        ids = self._truth(worker.ids(proposal.request), count)
         if kind == "right at first":
             ids[self._random.randrange(count) :] = [self._random.randrange(self._vocabulary_size)]
         self._fill(proposal, ids)
         self._older.append(_copy(proposal))
         return self._spoilt(kind, proposal, ids)
 
-    def _truth(self, proposal: pb.Proposal, count: int) -> list[int]:
+    def _truth(self, known: list[int], count: int) -> list[int]:
         """Return what the target draws next where that is known, else anything."""
-        known = self._worker.ids(proposal.request)
         ids = [self._random.randrange(self._vocabulary_size) for _ in range(count)]
         for text in self._texts:
             if text[: len(known)] == known:
@@ -111,15 +116,15 @@ def _copy(proposal: pb.Proposal) -> pb.Proposal:
 
 
 @contextmanager
-def adversaries(texts: Sequence[Sequence[int]], vocabulary_size: int, count: int) -> Iterator[list[FakeDraft]]:
-    """Serve as many adversaries, from an event loop on a thread of their own. Their `tamper` is an Adversary."""
+def hosted(adversary: Adversary, count: int) -> Iterator[list[str]]:
+    """Serve as many workers of an adversary, from an event loop on a thread of their own; yields their addresses."""
     workers = [FakeDraft(vocabulary_hash="", vocabulary_size=0, context_length=CONTEXT_LENGTH) for _ in range(count)]
     ready, done, loop = threading.Event(), asyncio.Event(), asyncio.new_event_loop()
 
     async def serve() -> None:
         async with AsyncExitStack() as stack:
-            for seed, worker in enumerate(workers):
-                worker.tamper = Adversary(worker, texts, vocabulary_size, seed)
+            for worker in workers:
+                worker.tamper = partial(adversary.answer, worker)
                 await stack.enter_async_context(worker)
             ready.set()
             await done.wait()
@@ -128,7 +133,7 @@ def adversaries(texts: Sequence[Sequence[int]], vocabulary_size: int, count: int
     thread.start()
     try:
         assert ready.wait(START_TIMEOUT_S)
-        yield workers
+        yield [worker.address for worker in workers]
     finally:
         loop.call_soon_threadsafe(done.set)
         thread.join()
