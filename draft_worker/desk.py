@@ -39,6 +39,10 @@ class Desk:
     def __len__(self) -> int:
         return len(self._texts)
 
+    def texts(self) -> Iterable[tuple[Key, Text]]:
+        """Return what is remembered, the least recently used first."""
+        return self._texts.items()
+
     def take(self, session: int, target_hash: str, events: Events) -> list[Answer]:
         """Apply one batch of a session and return what can be answered at once."""
         if events.is_empty:

@@ -20,6 +20,8 @@ DRAFTING_IDS = 16
 PREFILL_SHARE = 4
 # The step's time is averaged over about so many steps.
 AVERAGED_STEPS = 16
+# Every answer tells the load, and counting what a thousand texts have unread takes as long as an answer may.
+COUNT_EVERY_NS = 20_000_000
 
 
 class ModelProposer:
@@ -37,12 +39,16 @@ class ModelProposer:
         self._chains: OrderedDict[Key, Chain] = OrderedDict()
         self._asked: dict[Key, Chain] = {}
         self._step_ns = 0.0
+        self._unread_tokens, self._counted_ns = 0, 0
 
     @property
     def usage(self) -> Usage:
         """What the cache holds, and how long a step of drafting lines alone takes."""
-        unread = sum(chain.unread_tokens for chain in self._chains.values())
-        return Usage(unread, self._pool.used_tokens, int(self._step_ns))
+        now_ns = time.perf_counter_ns()
+        if now_ns - self._counted_ns > COUNT_EVERY_NS:
+            self._unread_tokens = sum(chain.unread_tokens for chain in self._chains.values())
+            self._counted_ns = now_ns
+        return Usage(self._unread_tokens, self._pool.used_tokens, int(self._step_ns))
 
     @property
     def waiting(self) -> int:
@@ -86,7 +92,7 @@ class ModelProposer:
         """Answer what is ready; without any, run one step: for asks, or else ahead. None: nothing can be done."""
         if drafts := self._ready_drafts():
             return drafts
-        rows = self._rows(self._asked.values()) if self._asked else self._idle_rows()
+        rows = self._rows(self._asked.values(), self._settings.max_step_rows) if self._asked else self._idle_rows()
         if not rows:
             return None
         began_ns = time.perf_counter_ns()
@@ -126,7 +132,7 @@ class ModelProposer:
         if self._settings.run_ahead:
             for chain in chains:
                 self._look_ahead(chain)
-        return self._rows(chains)
+        return self._rows(chains, min(self._settings.run_ahead_rows, self._settings.max_step_rows))
 
     def _look_ahead(self, chain: Chain) -> None:
         """Want the answer to the next ask: of a verdict that takes all tokens and draws the draft's own next one, and
@@ -139,7 +145,7 @@ class ModelProposer:
         for place in likely_mismatches(chain.main.tokens[: chain.count], self._settings.side_lines):
             chain.branch(place)
 
-    def _rows(self, chains: Iterable[Chain]) -> list[Row]:
+    def _rows(self, chains: Iterable[Chain], max_drafting: int) -> list[Row]:
         """Return the rows of one step: lines that draft first, then prefill as far as the step's budget goes."""
         drafting, reading = [], []
         for chain in chains:
@@ -151,7 +157,7 @@ class ModelProposer:
                     drafting.append((chain, line, unread))
         budget = self._settings.prefill_chunk_tokens // (PREFILL_SHARE if drafting else 1) or 1
         rows: list[Row] = []
-        for chain, line, unread in drafting[: self._settings.max_step_rows]:
+        for chain, line, unread in drafting[:max_drafting]:
             self._add(rows, chain, line, unread)
         for chain, line, unread in reading:
             if budget < 1:

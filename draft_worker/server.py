@@ -5,11 +5,8 @@ import logging
 import os
 import sys
 
-import grpc
-
-from common.channel import INTERNAL_MESSAGE_BYTES, server_options
-from common.errors import SettingsError
 from common.health import HealthBoard
+from common.listening import failure, worker_server
 from common.process import run_until_signalled
 from draft_worker.load import load_proposer
 from draft_worker.service import DraftService
@@ -26,21 +23,10 @@ async def serve(settings: DraftSettings) -> None:
 
     Raises SettingsError or CheckpointError when it cannot start, and what went wrong when drafting failed.
     """
-    failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def fail(error: BaseException) -> None:
-        if not failed.done():
-            failed.set_exception(error)
-
-    server = grpc.aio.server(options=server_options(INTERNAL_MESSAGE_BYTES))
-    health = HealthBoard([SERVICE_NAME])
-    health.add_to(server)
+    failed, fail = failure()
+    server, health = worker_server(settings.listen, SERVICE_NAME)
     service = DraftService(settings.max_requests, settings.max_count, on_failure=fail)
     draft_service_pb2_grpc.add_DraftServiceServicer_to_server(service, server)
-    try:
-        server.add_insecure_port(settings.listen)
-    except RuntimeError as error:
-        raise SettingsError(f"cannot listen on {settings.listen}: {error}") from error
     await server.start()
     loading = asyncio.create_task(_load(service, settings, health))
     try:

@@ -39,6 +39,9 @@ class DraftSettings(Settings):
     run_ahead: bool = Field(
         default=True, description="go on drafting while the target verifies; off where both share the same cores"
     )
+    run_ahead_rows: PositiveInt = Field(
+        default=8, description="most lines that one step of run-ahead continues; a new ask waits for that step"
+    )
     side_lines: NonNegativeInt = Field(
         default=1, description="how many likely mismatches to continue from in run-ahead, beside the draft's own line"
     )

@@ -3,16 +3,11 @@
 import asyncio
 import logging
 import os
-import socket
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
-import grpc
-
-from common.channel import INTERNAL_MESSAGE_BYTES, server_options
-from common.errors import SettingsError
 from common.health import HealthBoard
+from common.listening import failure, worker_server
 from common.process import run_until_signalled
 from shard_worker.engine import Engine
 from shard_worker.service import ShardService
@@ -29,22 +24,10 @@ async def serve(settings: ShardSettings) -> None:
 
     Raises SettingsError or CheckpointError when it cannot start, and what went wrong when a step failed.
     """
-    failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def fail(error: BaseException) -> None:
-        if not failed.done():
-            failed.set_exception(error)
-
-    _check_unused(settings.listen)
-    server = grpc.aio.server(options=server_options(INTERNAL_MESSAGE_BYTES))
-    health = HealthBoard([SERVICE_NAME])
-    health.add_to(server)
+    failed, fail = failure()
+    server, health = worker_server(settings.listen, SERVICE_NAME)
     service = ShardService(on_failure=fail)
     shard_service_pb2_grpc.add_ShardServiceServicer_to_server(service, server)
-    try:
-        server.add_insecure_port(settings.listen)
-    except RuntimeError as error:
-        raise SettingsError(f"cannot listen on {settings.listen}: {error}") from error
     await server.start()
     log.info("rank %d of %d: loading %s", settings.rank, settings.tp, settings.model)
     loading = asyncio.create_task(_load(service, settings, health, fail))
@@ -71,16 +54,3 @@ async def _load(
     tokens = info.num_blocks * info.block_size_tokens
     log.info("ready: %s on %s, KV cache of %d tokens", info.dtype, info.device, tokens)
     await health.set_serving(True)
-
-
-def _check_unused(listen: str) -> None:
-    """Raise SettingsError where another process listens on a unix socket: grpc would quietly take its place."""
-    path = listen.removeprefix("unix:").removeprefix("//")
-    if not listen.startswith("unix:") or not Path(path).exists():
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(path)
-        except OSError:  # left behind by a process that is gone
-            return
-    raise SettingsError(f"cannot listen on {listen}: another process does")

@@ -34,6 +34,9 @@ COMMANDS = {
     "random-init": LazyCommand(
         "shard_worker.commands.random_init:random_init", "Make a checkpoint of random weights, for speed."
     ),
+    "calibrate-draft": LazyCommand(
+        "draft_worker.commands.calibrate:calibrate_draft", "Find a draft's best temperature for a target."
+    ),
     "bench": LazyCommand("common.commands.bench.command:bench", "Measure speed through the public API."),
     "doctor": LazyCommand("common.commands.doctor:doctor", "Check whether this machine can serve."),
 }

@@ -84,6 +84,20 @@ def check_model(name: str) -> Iterator[Finding]:
     yield Finding("ok", "model", f"{manifest.name} in {folder}, manifest {checkpoint_hash[:12]}")
 
 
+def check_draft(draft: str, model: str) -> Finding:
+    """Whether the one model's tokens mean the same to the other, so that it can draft for it."""
+    try:
+        manifests = [read_manifest(resolve(name))[0] for name in (draft, model)]
+    except CheckpointError as error:
+        return Finding("warn", "draft", str(error))
+    ours, theirs = ((m.tokenizer.sha256, m.architecture.vocabulary_size) for m in manifests)
+    if ours != theirs:
+        return Finding(
+            "fail", "draft", f"{draft} has another vocabulary than {model}", "take a draft with the model's tokenizer"
+        )
+    return Finding("ok", "draft", f"{manifests[0].name} has the vocabulary of {manifests[1].name}, {ours[1]} ids")
+
+
 def check_torch() -> Iterator[Finding]:
     """What a rank needs. torch lives in a child process: this one stays as light as the gateway."""
     command_line = [sys.executable, "-m", "shard_worker.selftest"]

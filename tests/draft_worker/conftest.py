@@ -3,23 +3,13 @@
 from collections.abc import Iterator
 
 import pytest
-import torch
 
 from tests.support.drafting import Target
 from tests.support.local_ranks import LocalRanks
-from tests.support.tiny_model import TinyModel, make_tiny_model
+from tests.support.tiny_fixtures import one_thread, tiny_model
+from tests.support.tiny_model import TinyModel
 
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> None:
-    """Tiny tensors gain nothing from threads."""
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
-    """The model that is draft and target in most tests."""
-    return make_tiny_model(tmp_path_factory.mktemp("tiny"))
+__all__ = ["one_thread", "target", "tiny_model"]
 
 
 @pytest.fixture(scope="session")

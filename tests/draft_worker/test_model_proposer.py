@@ -1,9 +1,13 @@
 """The draft draws what the target draws, whatever was asked before, and whoever is in the batch."""
 
 import random
+import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from draft_worker.calibration_file import Calibration, Measured, Pair, write_calibration
 from tandem.draft.v1 import draft_service_pb2 as pb
 from tests.support.drafting import GREEDY, Driver, Target, biased, commit, draft_settings, ids_of, open_
 from tests.support.tiny_model import TinyModel
@@ -48,6 +52,24 @@ def test_a_draft_of_the_target_s_own_weights_is_always_right(
     assert done == total
 
 
+@pytest.mark.parametrize("source", ["setting", "file"])
+def test_the_draft_temperature_is_the_setting_s_or_the_target_s(
+    tmp_path: Path, tiny_model: TinyModel, target: Target, source: str
+) -> None:
+    """A factor near 0 leaves no room for noise: the draft is the greedy one, at any temperature."""
+    folder = shutil.copytree(tiny_model.folder, tmp_path / "draft")
+    measured = Measured(temperature=1.0, beta=1e-3, acceptance=0.5, acceptance_at_1=0.4)
+    pair = Pair(target_hash="its target", target="tiny", num_tokens=1, measured=(measured,))
+    write_calibration(folder, Calibration(pairs=(pair,)))
+    sampling = SAMPLINGS["sampled"]
+    greedy, sampled = target.draw(PROMPT, GREEDY, 4), target.draw(PROMPT, sampling, 4)
+    assert greedy != sampled
+    driver = Driver(draft_settings(folder, **({"temperature_factor": 1e-3} if source == "setting" else {})))
+    for request, (target_hash, expected) in enumerate([("its target", greedy), ("another", sampled)]):
+        driver.tell([open_(request, PROMPT, sampling)], [commit(request, 1, 45)], target_hash=target_hash)
+        assert ids_of(driver.finish()[0]) == (greedy if source == "setting" else expected)
+
+
 def verdict(chooser: random.Random, proposal: pb.Proposal, truth: list[int]) -> list[int]:
     """What a gateway commits: some of the proposal, then what the target drew instead, or something odd."""
     drafted = ids_of(proposal)
@@ -58,10 +80,7 @@ def verdict(chooser: random.Random, proposal: pb.Proposal, truth: list[int]) -> 
     if kind == "long":
         return [*drafted, *chooser.choices(range(256), k=20)]
     if kind == "runner-up" and accepted < len(drafted):
-        runner_ups = [
-            int.from_bytes(proposal.runner_up_ids[i : i + 4], "little") for i in range(0, 4 * len(drafted), 4)
-        ]
-        return [*drafted[:accepted], runner_ups[accepted]]
+        return [*drafted[:accepted], int(np.frombuffer(proposal.runner_up_ids, "<i4")[accepted])]
     return [*drafted[:accepted], truth[0] if kind == "truth" else chooser.randrange(256)]
 
 

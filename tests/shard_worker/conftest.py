@@ -3,24 +3,14 @@
 from collections.abc import Iterator
 
 import pytest
-import torch
 
 from tests.support.ranks import RankProcess, rank_group
-from tests.support.tiny_model import TinyModel, make_tiny_model
+from tests.support.tiny_fixtures import one_thread, tiny_model
+from tests.support.tiny_model import TinyModel
+
+__all__ = ["one_thread", "tiny_model", "tiny_rank"]
 
 RANK_MAX_STEP_TOKENS = 64
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> None:
-    """Tiny tensors gain nothing from threads, and lose much where cores are shared."""
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
-    """The default tiny model: 6 query heads, 3 KV heads, untied."""
-    return make_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")

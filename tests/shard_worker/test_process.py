@@ -20,7 +20,8 @@ from tandem.shard.v1 import shard_service_pb2 as pb
 from tandem.shard.v1 import shard_service_pb2_grpc
 from tests.support.bad_plans import good_plan
 from tests.support.ranks import SERVING, RankProcess, rank_group, start_rank
-from tests.support.step_client import StepGroup, StepStream, open_sync_channel
+from tests.support.step_client import StepGroup, StepStream
+from tests.support.sync_stream import open_sync_channel
 from tests.support.tiny_model import TinyModel
 
 # Far below the collective's timeout of a minute, far above what a busy machine needs.

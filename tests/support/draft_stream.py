@@ -1,46 +1,30 @@
 """A small synchronous end of the draft stream, and a live draft worker started the way a user starts one."""
 
-import queue
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
-
-import grpc
+from typing import Any
 
 from common.draft_protocol import PROTOCOL_VERSION
 from tandem.draft.v1 import draft_service_pb2 as pb
 from tandem.draft.v1 import draft_service_pb2_grpc
 from tests.support.ranks import RankProcess
-from tests.support.step_client import open_sync_channel
-
-STREAM_TIMEOUT_S = 60.0
+from tests.support.sync_stream import STREAM_TIMEOUT_S, SyncStream, open_sync_channel
 
 
-class DraftStream:
-    """One draft stream. Requests are sent as they are: a test may break any rule. Use as a context manager."""
+class DraftStream(SyncStream[pb.ProposeRequest, pb.ProposeResponse]):
+    """One draft stream."""
 
     def __init__(self, address: str) -> None:
-        self._channel = open_sync_channel(address)
-        self._stub = draft_service_pb2_grpc.DraftServiceStub(self._channel)
-        self._requests: queue.SimpleQueue[pb.ProposeRequest | None] = queue.SimpleQueue()
-        self._answers: Any = self._stub.Propose(iter(self._requests.get, None), timeout=STREAM_TIMEOUT_S)
+        channel = open_sync_channel(address)
+        self._stub = draft_service_pb2_grpc.DraftServiceStub(channel)
+        super().__init__(channel, self._stub.Propose)
 
     def info(self) -> pb.GetInfoResponse:
         """Ask the worker who it is."""
         info: pb.GetInfoResponse = self._stub.GetInfo(pb.GetInfoRequest(), timeout=STREAM_TIMEOUT_S)
         return info
-
-    def send(self, request: pb.ProposeRequest) -> None:
-        """Send one message."""
-        self._requests.put(request)
-
-    def receive(self) -> pb.ProposeResponse:
-        """Return the next answer. Raises grpc.RpcError when the stream was ended with an error."""
-        answer: pb.ProposeResponse = next(self._answers)
-        return answer
 
     def attach(self, **changes: Any) -> pb.GetInfoResponse:
         """Attach with the worker's own vocabulary, or with some fields changed."""
@@ -71,20 +55,6 @@ class DraftStream:
             pass
         return answers.load
 
-    def close(self) -> None:
-        """End the stream and its channel."""
-        self._requests.put(None)
-        self._answers.cancel()
-        self._channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
 
 @contextmanager
 def draft_process(**settings: Any) -> Iterator[RankProcess]:
@@ -101,9 +71,3 @@ def draft_process(**settings: Any) -> Iterator[RankProcess]:
             raise
         finally:
             worker.kill()
-
-
-def status_of(error: grpc.RpcError) -> grpc.StatusCode:
-    """Return the code of a call that ended."""
-    assert isinstance(error, grpc.Call)
-    return error.code()

@@ -29,7 +29,7 @@ class Target:
     def draw(
         self, ids: Sequence[int], sampling: pb.Sampling, count: int, prompt_length: int | None = None
     ) -> list[int]:
-        """Return the `count` tokens that the target draws after `ids`, all of them prompt unless a length is given."""
+        """Return the `count` tokens that the target draws after `ids`, all prompt unless its length is given."""
         for engine in self._ranks.engines:
             engine.reset()
         blocks = range(self._ranks.info.num_blocks)
@@ -76,11 +76,12 @@ class Driver:
         commits: Sequence[pb.Commit] = (),
         closes: Sequence[pb.Close] = (),
         session: int = 1,
+        target_hash: str = "",
     ) -> list[pb.Proposal]:
         """Apply a batch and return what is answered at once."""
         batch = pb.Batch(opens=opens, commits=commits, closes=closes)
         events = read_events(batch, time.perf_counter_ns(), self.proposer.about.vocabulary_size)
-        return [proposal for _, proposal in self.desk.take(session, "", events) if proposal is not None]
+        return [proposal for _, proposal in self.desk.take(session, target_hash, events) if proposal is not None]
 
     def work(self) -> list[pb.Proposal] | None:
         """Let the proposer work once; None where there was nothing to do."""

@@ -15,7 +15,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from common.parent_death import DIE_WITH_PARENT
-from tests.support.step_client import open_sync_channel
+from tests.support.sync_stream import open_sync_channel
 
 READY_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 20.0

@@ -1,6 +1,5 @@
 """A small synchronous end of the step stream: to one rank, and to all ranks of a group."""
 
-import queue
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -10,19 +9,12 @@ import grpc
 from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
 
-from common.channel import INTERNAL_MESSAGE_BYTES, client_options
 from common.status import DETAILS_KEY
 from common.step_protocol import PROTOCOL_VERSION, plan_hash, ran_hash
 from tandem.shard.v1 import shard_service_pb2 as pb
 from tandem.shard.v1 import shard_service_pb2_grpc
 from tests.support.greedy import GreedyDriver
-
-STREAM_TIMEOUT_S = 600.0  # of a whole stream: far beyond any test of ours
-
-
-def open_sync_channel(address: str) -> grpc.Channel:
-    """Return a synchronous channel with our options."""
-    return grpc.insecure_channel(address, client_options(INTERNAL_MESSAGE_BYTES))
+from tests.support.sync_stream import STREAM_TIMEOUT_S, SyncStream, open_sync_channel
 
 
 def refusal_reason(error: grpc.RpcError) -> str:
@@ -37,29 +29,14 @@ def refusal_reason(error: grpc.RpcError) -> str:
     return reason
 
 
-class StepStream:
-    """One step stream. Requests are sent as they are: a test may break any rule. Use as a context manager."""
+class StepStream(SyncStream[pb.RunRequest, pb.RunResponse]):
+    """One step stream."""
 
     def __init__(self, address: str) -> None:
-        self._channel = open_sync_channel(address)
-        stub = shard_service_pb2_grpc.ShardServiceStub(self._channel)
-        self._requests: queue.SimpleQueue[pb.RunRequest | None] = queue.SimpleQueue()
+        channel = open_sync_channel(address)
+        stub = shard_service_pb2_grpc.ShardServiceStub(channel)
         self.info: pb.GetInfoResponse = stub.GetInfo(pb.GetInfoRequest(), timeout=STREAM_TIMEOUT_S, wait_for_ready=True)
-        self._answers: Any = stub.Run(iter(self._requests.get, None), timeout=STREAM_TIMEOUT_S)
-
-    def send(self, request: pb.RunRequest) -> None:
-        """Send one message."""
-        self._requests.put(request)
-
-    def receive(self) -> pb.RunResponse:
-        """Return the next answer. Raises grpc.RpcError when the stream was ended with an error."""
-        answer: pb.RunResponse = next(self._answers)
-        return answer
-
-    def exchange(self, request: pb.RunRequest) -> pb.RunResponse:
-        """Send one message and return its answer."""
-        self.send(request)
-        return self.receive()
+        super().__init__(channel, stub.Run)
 
     def attach(self, **changes: Any) -> pb.GetInfoResponse:
         """Attach with the highest fence so far, or with some fields changed."""
@@ -81,20 +58,6 @@ class StepStream:
         digest = plan_hash(self.info.epoch, step, data)
         fields: dict[str, Any] = {"epoch": self.info.epoch, "step": step, "plan_hash": digest, "plan": data}
         return pb.Frame(**(fields | changes))
-
-    def close(self) -> None:
-        """End the stream and its channel."""
-        self._requests.put(None)
-        self._answers.cancel()
-        self._channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class StepGroup:

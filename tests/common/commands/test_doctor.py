@@ -63,6 +63,16 @@ def test_a_whole_checkpoint_is_ok_and_a_damaged_one_fails(checkpoint: Path) -> N
     assert model_finding(str(checkpoint)).level == "warn"
 
 
+def test_a_draft_must_have_the_model_s_vocabulary(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("other")
+    text = (checkpoint / "tandem.json").read_text()
+    (other / "tandem.json").write_text(text.replace('"vocabulary_size": 16', '"vocabulary_size": 17'))
+    assert doctor_checks.check_draft(str(checkpoint), str(checkpoint)).level == "ok"
+    finding = doctor_checks.check_draft(str(other), str(checkpoint))
+    assert finding.level == "fail" and "another vocabulary" in finding.text
+    assert doctor_checks.check_draft("nowhere", str(checkpoint)).level == "warn"
+
+
 def test_a_missing_package_and_a_slow_protobuf_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor_checks, "PACKAGES", ("no-such-package-of-ours",))
     monkeypatch.setattr("google.protobuf.internal.api_implementation.Type", lambda: "python")
