@@ -18,6 +18,7 @@ help: ## list the targets
 
 setup: .venv/packages.stamp ## virtual environment, pinned packages, embedded model; PYTHON=python3.12 picks another Python
 	@$(BIN)/tandem download
+	@$(BIN)/tandem quantize smollm2-135m-instruct --mode int4 --if-missing
 	@$(BIN)/python -m shard_worker.native.build
 
 demo: setup ## start a gateway and two ranks, stream one answer, stop; PROMPT="..." asks something else

@@ -47,6 +47,7 @@ class TextModel:
             blocks_R=one,
             block_tables=np.zeros(1, dtype=np.int32),
             scored_ids_S=np.zeros(0, dtype=np.int32),
+            run_ahead_R=0 * one,
         )
         inputs = build_inputs(rows, self._cache.block_size, self._dtype, self._device)
         for hidden_PM in self._model(inputs, self._cache).split(CHUNK_POSITIONS):

@@ -13,20 +13,23 @@ from common.commands.generate import print_summary, request_for
 from common.commands.printers import TextPrinter
 from common.commands.request_options import request_options
 from common.commands.stack import Plan, running_stack
-from common.commands.up_children import plan_stages
+from common.commands.up_children import NGRAM, plan_stages
 from common.commands.up_settings import UpSettings
+from common.model_store import EMBEDDED_MODEL
 from common.process import set_up_logging
 from common.settings_sources import resolve
 from common.supervisor import ChildEnded, Stopped
 
 PROMPT = "What is tensor parallelism? Answer in two sentences."
 MAX_TOKENS = 64
+DRAFT = f"{EMBEDDED_MODEL}-int4"  # of the embedded model; another one drafts from its own text, if nothing else is said
 
 
 @click.command()
 @click.argument("prompt", default=PROMPT)
 @click.option("--model", help="as in `tandem up`")
 @click.option("--tp", default="2", show_default=True, metavar="INTEGER", help="number of tensor-parallel ranks")
+@click.option("--draft", default=DRAFT, show_default=True, help="as in `tandem up`; an empty one drafts nothing")
 @click.option("--device", help="as in `tandem up`")
 @click.option("--dtype", help="as in `tandem up`")
 @request_options
@@ -35,13 +38,18 @@ def demo(
     prompt: str,
     model: str | None,
     tp: str,
+    draft: str,
     device: str | None,
     dtype: str | None,
     log_level: str,
     **request_flags: Any,
 ) -> int:
-    """Start a gateway and its ranks on a free port, stream one answer, show where the time went, stop."""
+    """Start a gateway, its ranks and a draft worker, stream one answer, show where the time went, stop.
+
+    On a terminal, what the draft had foretold is green.
+    """
     flags = {"model": model, "tp": tp, "device": device, "dtype": dtype, "listen": "127.0.0.1:0"}
+    flags["draft"] = (draft if model is None or draft != DRAFT else NGRAM) or None
     settings = resolve(UpSettings, "TANDEM_UP", flags, os.environ)
     set_up_logging("demo", log_level)
     if request_flags["max_tokens"] is None:

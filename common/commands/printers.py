@@ -1,6 +1,7 @@
 """How an answer is shown: as text while it comes, or as one JSON object a line."""
 
 import json
+import os
 import sys
 from typing import Any, Protocol
 
@@ -22,11 +23,18 @@ class Printer(Protocol):
         """The stream ended without a finished event."""
 
 
+DRAFTED, PLAIN = "\x1b[32m", "\x1b[0m"
+
+
 class TextPrinter:
-    """Text to stdout as it comes; to a terminal without control characters, which could forge its screen."""
+    """Text to stdout as it comes; to a terminal without control characters, which could forge its screen.
+
+    On a terminal, and unless NO_COLOR is set, what a draft had foretold is green.
+    """
 
     def __init__(self) -> None:
         self._keep_all = not sys.stdout.isatty()
+        self._colours = not self._keep_all and not os.environ.get("NO_COLOR")
         self._in_line = False
 
     def started(self, event: GenerateStarted) -> None: ...
@@ -34,7 +42,7 @@ class TextPrinter:
     def delta(self, event: GenerateDelta) -> None:
         text = event.text if self._keep_all else printable(event.text)
         if text:
-            sys.stdout.write(text)
+            sys.stdout.write(coloured(event) if self._colours and any(event.is_draft) else text)
             sys.stdout.flush()
             self._in_line = not text.endswith("\n")
 
@@ -55,8 +63,9 @@ class JsonPrinter:
 
     def delta(self, event: GenerateDelta) -> None:
         fields = plain(event)
-        if not event.logprobs:
-            del fields["logprobs"]
+        for name in ("logprobs", "is_draft", "text_lengths"):
+            if not fields[name]:
+                del fields[name]
         _print_line({"event": "delta", **fields})
 
     def finished(self, event: GenerateFinished) -> None:
@@ -65,7 +74,10 @@ class JsonPrinter:
             fields["stop_string"] = event.stop_string
         if event.HasField("stop_token_id"):
             fields["stop_token_id"] = event.stop_token_id
-        _print_line({**fields, "usage": plain(event.usage), "timings": plain(event.timings)})
+        fields |= {"usage": plain(event.usage), "timings": plain(event.timings)}
+        if event.HasField("speculation"):
+            fields["speculation"] = plain(event.speculation)
+        _print_line(fields)
 
     def broken_off(self) -> None: ...
 
@@ -73,6 +85,16 @@ class JsonPrinter:
 def finish_reason(event: GenerateFinished) -> str:
     """Return the reason as a lower-case word, such as "length"."""
     return FinishReason.Name(event.reason).removeprefix("FINISH_REASON_").lower()
+
+
+def coloured(event: GenerateDelta) -> str:
+    """Return the delta's text, without control characters of its own, the tokens that a draft had foretold in green."""
+    parts, start = [], 0
+    for is_draft, length in zip(event.is_draft, event.text_lengths, strict=True):
+        text = printable(event.text[start : start + length])
+        parts.append(f"{DRAFTED}{text}{PLAIN}" if is_draft and text else text)
+        start += length
+    return "".join(parts) + printable(event.text[start:])
 
 
 def printable(text: str) -> str:

@@ -5,7 +5,13 @@ from typing import Any, TypeVar
 
 import click
 
-from tandem.v1.inference_service_pb2 import ChatMessage, ChatMessages, GenerateRequest, StoppingParams
+from tandem.v1.inference_service_pb2 import (
+    ChatMessage,
+    ChatMessages,
+    GenerateRequest,
+    SpeculationParams,
+    StoppingParams,
+)
 from tandem.v1.sampling_pb2 import SamplingParams
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
@@ -39,6 +45,7 @@ _OPTIONS = (
     click.option("--presence-penalty", type=click.FLOAT, help="subtract once for tokens that occurred"),
     click.option("--frequency-penalty", type=click.FLOAT, help="subtract for each time a token occurred"),
     click.option("--stop", multiple=True, metavar="TEXT", help="end before this text appears; repeatable"),
+    click.option("--max-draft-tokens", type=click.INT, help="most tokens drafted at once; 0 turns drafting off"),
     click.option("--ignore-eos", is_flag=True, help="keep generating past end-of-text"),
 )
 
@@ -72,6 +79,7 @@ def build_request(
                 max_tokens=flags["max_tokens"], stop_strings=flags["stop"], ignore_eos=flags["ignore_eos"]
             ),
             logprobs=logprobs,
+            speculation=SpeculationParams(max_draft_tokens=flags["max_draft_tokens"]),
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None

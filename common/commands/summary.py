@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from common.commands.printers import finish_reason
-from tandem.v1.inference_service_pb2 import GenerateFinished
+from tandem.v1.inference_service_pb2 import GenerateFinished, SpeculationReport
 
 
 def summary_lines(finished: GenerateFinished) -> Iterator[str]:
@@ -23,6 +23,8 @@ def summary_lines(finished: GenerateFinished) -> Iterator[str]:
         f"(tokenize {_ms(times.tokenize_ns)}, queue {_ms(times.queue_ns)}, prefill {_ms(times.prefill_ns)})"
     )
     yield f"decode {_ms(times.decode_ns)}, {_decode_speed(finished)}; total {_ms(times.total_ns)}"
+    if finished.speculation.rounds:
+        yield _drafting(finished.speculation)
     hops = times.hops
     parts = per_step(plan=hops.plan_ns, round_trip=hops.round_trip_ns, wire=hops.wire_ns, decide=hops.decide_ns)
     yield f"{times.steps} steps, each: {parts}"
@@ -35,6 +37,16 @@ def summary_lines(finished: GenerateFinished) -> Iterator[str]:
             run_ahead=rank.ahead_ns,
         )
         yield f"rank {number}, each step: {parts}"
+
+
+def _drafting(report: SpeculationReport) -> str:
+    share = report.accepted / max(1, report.drafted)
+    from_text = f" ({report.ngram_accepted} from the text itself)" if report.ngram_accepted else ""
+    return (
+        f"drafts: {report.accepted} of {report.drafted} tokens accepted{from_text}, {share:.0%}, "
+        f"in {report.rounds} rounds; {report.tokens_per_pass:.2f} tokens a pass, "
+        f"waited {_ms(report.draft_wait_ns / report.rounds)} a round"
+    )
 
 
 def _decode_speed(finished: GenerateFinished) -> str:

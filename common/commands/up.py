@@ -1,4 +1,4 @@
-"""`tandem up`: a gateway and its ranks on this machine, until Ctrl-C."""
+"""`tandem up`: a gateway, its ranks and draft workers on this machine, until Ctrl-C."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 @settings_options(UpSettings)
 @log_level_option()
 def up(config: Path | None, log_level: str, **flags: object) -> int:
-    """Run a gateway and its ranks on this machine.
+    """Run a gateway, its ranks and draft workers on this machine.
 
     Prints one line, READY host:port, on stdout once it serves; logs go to stderr. Ctrl-C lets running answers
     finish; a second Ctrl-C does not. Environment variables begin with TANDEM_UP_.

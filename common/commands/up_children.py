@@ -7,9 +7,11 @@ from pathlib import Path
 
 from common.commands.up_settings import UpSettings
 from common.errors import SettingsError
+from common.model_store import resolve
 from common.supervisor import Stage
 from common.supervisor_child import ChildCommand
 
+NGRAM = "ngram"
 RANK_STOP_BUDGET_S = 10.0
 STOP_MARGIN_S = 5.0
 
@@ -20,26 +22,36 @@ GATEWAY_FIELDS = (
     "decode_slowdown_limit",
     "prefix_reuse",
     "max_queued_requests",
+    "max_draft_tokens",
     "drain_budget_s",
 )
 
 
 def plan_stages(settings: UpSettings, model: Path, listen: str, folder: Path, cores: int) -> list[Stage]:
-    """Return the ranks' stage and the gateway's: stopped in the opposite order, so that streams can drain.
+    """Return the stage of ranks and draft workers and the gateway's: stopped in the opposite order, so that streams
+    can drain.
 
-    The ranks listen on unix sockets in `folder`, which must be private; `listen` is the gateway's address.
+    Workers listen on unix sockets in `folder`, which must be private; `listen` is the gateway's address. Raises
+    SettingsError where settings do not fit together, CheckpointError where the draft's model is not there.
     """
     sockets = [f"unix:{folder}/rank{rank}.sock" for rank in range(settings.tp)]
     ranks = [_rank(settings, rank, model, sockets[rank], folder, cores) for rank in range(settings.tp)]
+    draft_sockets = [f"unix:{folder}/draft{n}.sock" for n in range(settings.drafts if settings.draft else 0)]
+    drafts = [_draft(settings, number, socket, cores) for number, socket in enumerate(draft_sockets)]
     return [
-        Stage(ranks, RANK_STOP_BUDGET_S),
-        Stage([_gateway(settings, model, listen, sockets)], settings.drain_budget_s + STOP_MARGIN_S),
+        Stage([*ranks, *drafts], RANK_STOP_BUDGET_S),
+        Stage([_gateway(settings, model, listen, sockets, draft_sockets)], settings.drain_budget_s + STOP_MARGIN_S),
     ]
 
 
-def _gateway(settings: UpSettings, model: Path, listen: str, ranks: Sequence[str]) -> ChildCommand:
+def _gateway(
+    settings: UpSettings, model: Path, listen: str, ranks: Sequence[str], drafts: Sequence[str]
+) -> ChildCommand:
     flags = {"model": model, "listen": listen, "ranks": ",".join(ranks)}
     flags |= {name: getattr(settings, name) for name in GATEWAY_FIELDS}
+    if settings.draft:
+        # What the gateway finds in a request's own text costs no trip, and serves while a worker is away.
+        flags |= {"drafts": ",".join(drafts) or None, "ngram": True}
     return ChildCommand(
         "gateway",
         _serve("gateway", flags),
@@ -68,6 +80,22 @@ def _rank(settings: UpSettings, rank: int, model: Path, listen: str, folder: Pat
     return ChildCommand(f"rank {rank}", _serve("shard", flags), environ)
 
 
+def _draft(settings: UpSettings, number: int, listen: str, cores: int) -> ChildCommand:
+    threads = settings.threads or max(1, cores // settings.tp)
+    flags: dict[str, object] = {"listen": listen}
+    if settings.draft == NGRAM:
+        flags["proposer"] = NGRAM
+    else:
+        assert settings.draft is not None
+        flags |= {"model": resolve(settings.draft), "threads": threads}
+        flags["device"] = "cuda:0" if settings.device == "cuda" else settings.device
+        if settings.device == "cpu":
+            flags["run_ahead"] = False  # the ranks need the same cores
+    environ = {"OMP_NUM_THREADS": str(threads)}
+    environ |= _other_settings("draft", settings.draft_worker, taken=flags, flag="draft-worker")
+    return ChildCommand(f"draft {number}", _serve("draft", flags), environ)
+
+
 def _serve(service: str, flags: Mapping[str, object]) -> tuple[str, ...]:
     """Return the command line of `tandem serve`; None leaves a flag out."""
     command_line = [sys.executable, "-m", "common.cli.main", "serve", service]
@@ -80,15 +108,21 @@ def _serve(service: str, flags: Mapping[str, object]) -> tuple[str, ...]:
     return tuple(command_line)
 
 
-def _other_settings(service: str, pairs: Sequence[str], taken: Mapping[str, object]) -> dict[str, str]:
-    """Turn KEY=VALUE pairs into the service's environment variables, where the service itself judges them."""
+def _other_settings(
+    service: str, pairs: Sequence[str], taken: Mapping[str, object], flag: str | None = None
+) -> dict[str, str]:
+    """Turn KEY=VALUE pairs into the service's environment variables, where the service itself judges them.
+
+    `flag` is the one that gave them, where it is not named after the service.
+    """
+    flag = flag or service
     environ = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         name = key.strip().replace("-", "_")
         if not equals or not name.isidentifier():
-            raise SettingsError(f"--{service} {pair}: expected KEY=VALUE")
+            raise SettingsError(f"--{flag} {pair}: expected KEY=VALUE")
         if taken.get(name) is not None:
-            raise SettingsError(f"--{service} {pair}: `tandem up` sets {name} itself")
+            raise SettingsError(f"--{flag} {pair}: `tandem up` sets {name} itself")
         environ[f"TANDEM_{service.upper()}_{name.upper()}"] = value
     return environ

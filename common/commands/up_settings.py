@@ -27,6 +27,12 @@ class UpSettings(Settings):
     kv_cache_tokens: PositiveInt | None = Field(default=None, description=_LIKE_SHARD)
     drain_budget_s: PositiveFloat = Field(default=30.0, description="time running streams get to finish on shutdown")
 
+    draft: str | None = Field(
+        default=None, description="draft with this model (as --model), or `ngram`: from each request's own text"
+    )
+    drafts: NonNegativeInt = Field(default=1, description="number of draft workers, where --draft is given")
+    max_draft_tokens: NonNegativeInt | None = Field(default=None, description=_LIKE_GATEWAY)
+
     max_running: PositiveInt | None = Field(default=None, description=_LIKE_GATEWAY)
     max_step_tokens: PositiveInt | None = Field(default=None, description=f"{_LIKE_GATEWAY}; the ranks take it too")
     max_prefill_chunk_tokens: PositiveInt | None = Field(default=None, description=_LIKE_GATEWAY)
@@ -35,4 +41,7 @@ class UpSettings(Settings):
     max_queued_requests: NonNegativeInt | None = Field(default=None, description=_LIKE_GATEWAY)
 
     gateway: tuple[str, ...] = Field(default=(), description="any other setting of the gateway, KEY=VALUE; repeatable")
+    draft_worker: tuple[str, ...] = Field(
+        default=(), description="any other setting of the draft workers, KEY=VALUE; repeatable"
+    )
     shard: tuple[str, ...] = Field(default=(), description="any other setting of the ranks, KEY=VALUE; repeatable")

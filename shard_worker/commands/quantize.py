@@ -5,7 +5,7 @@ from typing import Literal
 
 import click
 
-from common.manifest import read_manifest
+from common.manifest import MANIFEST_FILE, read_manifest
 from common.model_store import model_folder, resolve
 from shard_worker.commands.new_checkpoint import force_option, new_checkpoint
 
@@ -49,6 +49,7 @@ DEFAULT_GROUP_SIZE = 32
 @click.option("--device", default="cpu", show_default=True, help="torch device that int4-gptq runs on.")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder to make.  [default: in the store]")
 @click.option("--name", help="The new model's name.  [default: the model's, the mode and a group other than 32]")
+@click.option("--if-missing", is_flag=True, help="Do nothing where the checkpoint is there already.")
 @force_option
 def quantize(
     model: str,
@@ -60,6 +61,7 @@ def quantize(
     device: str,
     output: Path | None,
     name: str | None,
+    if_missing: bool,
     force: bool,
 ) -> None:
     """Quantise MODEL, a name in the store or the folder of a checkpoint."""
@@ -68,6 +70,9 @@ def quantize(
     folder = resolve(model)
     name = name or _default_name(read_manifest(folder)[0].name, mode, int(group_size))
     place = output or model_folder(name)
+    if if_missing and (place / MANIFEST_FILE).exists():
+        click.echo(f"{name} is there already: {place}")
+        return
     # Imported here since they bring torch, which `--help` does without.
     from shard_worker.device import usable_device
     from shard_worker.quantization.quantize import QuantizeOptions
