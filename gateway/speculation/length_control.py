@@ -53,12 +53,17 @@ class LengthControl:
     the cost of probes, less what they earn, within PROBE_BUDGET: more tokens, and waiting for a draft that may be dead.
     """
 
-    def __init__(self, costs: StepCosts, draft_costs: DraftCosts, most: int = MAX_DRAFT_TOKENS) -> None:
-        """`most` is the deployment's bound; with 0 nothing is drafted."""
+    def __init__(
+        self, costs: StepCosts, draft_costs: DraftCosts, most: int = MAX_DRAFT_TOKENS, fixed: bool = False
+    ) -> None:
+        """`most` is the deployment's bound; with 0 nothing is drafted. `fixed` is for measuring: no choice at all, each
+        row drafts what its cap and `most` allow.
+        """
         assert most >= 0
         self._costs = costs
         self._draft_costs = draft_costs
         self._most = most
+        self._fixed = fixed
         self._debt_s = 0.0
 
     def next_lengths(self, drafts: Sequence[DraftLength], rows: Sequence[Row], overhead_s: float) -> list[int]:
@@ -67,6 +72,9 @@ class LengthControl:
         What was drafted before must have been recorded in its Acceptance by now. `overhead_s` is what a step takes
         beyond the ranks' time.
         """
+        if self._fixed:
+            # How long to wait for a draft is known from steps: there is none before the first ones were measured.
+            return [min(row.cap, self._most) if self._costs.predict(len(rows)) else 0 for row in rows]
         lengths = choose_lengths(rows, self._costs, self._draft_costs, overhead_s, self._most)
         step_s = self._costs.predict(len(rows) + sum(lengths))
         prober = None

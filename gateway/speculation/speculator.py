@@ -23,14 +23,17 @@ _SMOOTHING = 0.1
 class Speculator:
     """Speculation for all requests of a step loop. All calls come from the event loop; only `propose` waits."""
 
-    def __init__(self, pool: DraftPool | None, reads_text: bool, max_draft_tokens: int) -> None:
-        """Without a pool, drafts come from the requests' own text alone, and only where `reads_text`."""
+    def __init__(self, pool: DraftPool | None, reads_text: bool, max_draft_tokens: int, fixed: bool = False) -> None:
+        """Without a pool, drafts come from the requests' own text alone, and only where `reads_text`.
+
+        `fixed` drafts as many tokens as may be drafted, whether that pays or not.
+        """
         self.max_draft_tokens = max_draft_tokens
         self._pool = pool
         self._reads_text = reads_text
         self._costs = StepCosts()
         self._draft_costs = DraftCosts(self._costs)
-        self._control = LengthControl(self._costs, self._draft_costs, max_draft_tokens)
+        self._control = LengthControl(self._costs, self._draft_costs, max_draft_tokens, fixed)
         self._priors = {source: Acceptance() for source in SOURCES}
         self._drafters: dict[Generation, Drafter] = {}
         self._overhead_s = 0.0

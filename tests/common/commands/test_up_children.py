@@ -83,6 +83,14 @@ def test_settings_reach_their_service() -> None:
     assert (shard.attention, shard.dtype, shard.max_step_tokens) == ("reference", "bfloat16", 4096)
 
 
+@pytest.mark.parametrize(("pairs", "reads_text"), [((), True), (("ngram=off",), False)])
+def test_the_gateway_drafts_from_the_text_unless_told_otherwise(pairs: tuple[str, ...], reads_text: bool) -> None:
+    _, gateway = plan(UpSettings(model="m", draft="ngram", gateway=(*pairs, "draft-length=fixed")))
+    served = resolve(GatewaySettings, "TANDEM_GATEWAY", flags_of(gateway), gateway.environ)
+    assert served.drafts == (f"unix:{FOLDER}/draft0.sock",)
+    assert (served.ngram, served.draft_length) == (reads_text, "fixed")
+
+
 @pytest.mark.parametrize(
     ("pair", "message"),
     [
