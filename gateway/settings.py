@@ -32,7 +32,8 @@ class GatewaySettings(Settings):
     )
     draft_length: Literal["adaptive", "fixed"] = Field(
         default="adaptive",
-        description="draft as many tokens as pay, or, for measuring only, always as many as the bounds allow",
+        description="draft as many tokens as pay, or, for measuring only, always as many as the bounds allow, "
+        "however long that takes",
     )
     prefix_reuse: bool = Field(default=True, description="share KV blocks of equal prompt prefixes of one tenant")
 

@@ -73,8 +73,7 @@ class LengthControl:
         beyond the ranks' time.
         """
         if self._fixed:
-            # How long to wait for a draft is known from steps: there is none before the first ones were measured.
-            return [min(row.cap, self._most) if self._costs.predict(len(rows)) else 0 for row in rows]
+            return [min(row.cap, self._most) for row in rows]
         lengths = choose_lengths(rows, self._costs, self._draft_costs, overhead_s, self._most)
         step_s = self._costs.predict(len(rows) + sum(lengths))
         prober = None

@@ -18,6 +18,7 @@ from gateway.speculation.step_costs import DraftCosts, StepCosts
 from gateway.waterfall import StepTimes
 
 _SMOOTHING = 0.1
+_FIXED_DEADLINE_S = 1.0  # for drafts that are waited for although they do not pay
 
 
 class Speculator:
@@ -26,11 +27,12 @@ class Speculator:
     def __init__(self, pool: DraftPool | None, reads_text: bool, max_draft_tokens: int, fixed: bool = False) -> None:
         """Without a pool, drafts come from the requests' own text alone, and only where `reads_text`.
 
-        `fixed` drafts as many tokens as may be drafted, whether that pays or not.
+        `fixed` drafts as many tokens as may be drafted and waits for them, whether that pays or not.
         """
         self.max_draft_tokens = max_draft_tokens
         self._pool = pool
         self._reads_text = reads_text
+        self._fixed = fixed
         self._costs = StepCosts()
         self._draft_costs = DraftCosts(self._costs)
         self._control = LengthControl(self._costs, self._draft_costs, max_draft_tokens, fixed)
@@ -98,7 +100,7 @@ class Speculator:
     async def _ask(self, asked: dict[Drafter, int]) -> None:
         assert self._pool is not None
         longest = max(asked.values())
-        deadline_s = self._draft_costs.deadline_s(longest)
+        deadline_s = _FIXED_DEADLINE_S if self._fixed else self._draft_costs.deadline_s(longest)
         began_ns = time.perf_counter_ns()
         waiting = [d for d, length in asked.items() if self._pool.ask(d.request, length, deadline_s)]
         await self._pool.wait([drafter.request for drafter in waiting], deadline_s)

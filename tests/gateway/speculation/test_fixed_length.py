@@ -37,5 +37,6 @@ def test_the_deployment_s_bound_holds() -> None:
     assert next_lengths(True, 10, [None, 3, 5], most=0) == [0, 0, 0]
 
 
-def test_before_steps_were_measured_nothing_is_drafted() -> None:
-    assert next_lengths(True, 0, [None, 3, 5]) == [0, 0, 0]
+def test_from_the_first_step_on() -> None:
+    assert next_lengths(True, 0, [None, 3, 5]) == [8, 3, 2]
+    assert next_lengths(False, 0, [None, 3, 5]) == [0, 0, 0]

@@ -50,7 +50,7 @@ def speculate_and_show(flags: Mapping[str, Any]) -> int:
         "seed": str(plan.seed),
         "draft": flags["draft"] or "",
     }
-    proposers = _proposers(flags)
+    proposers = proposers_of(flags)
     model, cells = run_to_end(_measured(gateway, proposers, plan))
     results = SpeculationResults(now(), describe(model), this_machine(), work, tuple(cells))
     for line in table_lines(results):
@@ -77,7 +77,8 @@ def own_settings(gateway: Gateway, proposer: str) -> UpSettings:
     return resolve(UpSettings, "TANDEM_UP", flags, os.environ)
 
 
-def _proposers(flags: Mapping[str, Any]) -> tuple[str, ...]:
+def proposers_of(flags: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return who drafts, in the order of measurement. Raises click.UsageError where the flags do not fit together."""
     chosen = tuple(dict.fromkeys(flags["proposer"]))
     if flags["address"] is not None:
         return (AS_SERVED,)
