@@ -65,13 +65,19 @@ class RooflinePoint:
 
 
 @dataclass(frozen=True)
-class Results:
-    """One run. None stands for what could not be measured here."""
+class Run:
+    """One run of a bench: when it began, what was measured and where, and what was asked for."""
 
     taken_at: str
     model: Model
     machine: Machine
     work: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Results(Run):
+    """What one run of `tandem bench` found out. None stands for what could not be measured here."""
+
     loads: tuple[LoadResult, ...]
     single_stream: SingleStream | None
     waterfall: Waterfall | None

@@ -15,8 +15,7 @@ from tandem.v1 import inference_service_pb2 as pb
 from tandem.v1.sampling_pb2 import SamplingParams
 
 WARM_UP_TOKENS = 24
-ATTACH_TIMEOUT_S = 60.0
-ATTACH_PAUSE_S = 0.2
+ATTACH_TIMEOUT_S, ATTACH_PAUSE_S = 60.0, 0.2
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from common.commands.bench.results import Machine, Model
+from common.commands.bench.results import Run
 from common.commands.bench.speculate.cell import Cell, Key
 from common.commands.bench.speculate.formula import predicted_tokens_per_s
 
@@ -12,13 +12,9 @@ FORMAT = "tandem-bench-speculate/1"
 
 
 @dataclass(frozen=True)
-class SpeculationResults:
-    """One run, and what the formula makes of it."""
+class SpeculationResults(Run):
+    """What one run of `tandem bench speculate` found out, and what the formula makes of it."""
 
-    taken_at: str
-    model: Model
-    machine: Machine
-    work: dict[str, str]
     cells: tuple[Cell, ...]
 
     @property

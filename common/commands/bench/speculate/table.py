@@ -14,7 +14,7 @@ HEADER = (
 def table_lines(results: SpeculationResults) -> Iterator[str]:
     """Yield the lines of the terminal's report."""
     work = results.work
-    yield from head_lines(results.model, results.machine, results.taken_at)
+    yield from head_lines(results)
     drafted_by = f", draft worker {work['draft']}" if work["draft"] else ""
     yield (
         f"text {work['text']}: {work['prompts']} prompts x {work['repeats']}, one at a time, "
