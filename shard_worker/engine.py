@@ -11,6 +11,9 @@ from common.step_protocol import PROTOCOL_VERSION
 from shard_worker.checkpoint.reader import CheckpointReader
 from shard_worker.device import usable_device
 from shard_worker.forward import Forward
+from shard_worker.gpu.decoder import GraphDecoder
+from shard_worker.gpu.sampler import GraphSampler
+from shard_worker.gpu.selection import gpu_decoder
 from shard_worker.memory import size_kv_cache
 from shard_worker.model.attention import ATTENTION_PATHS
 from shard_worker.model.kv_cache import KVCache
@@ -42,9 +45,11 @@ class Engine:
         part: Partition,
         group: RankGroup,
         info: pb.GetInfoResponse,
-        native: NativeDecoder | None = None,
+        native: NativeDecoder | GraphDecoder | None = None,
+        sampler: GraphSampler | None = None,
     ) -> None:
         self.info = info
+        self._sampler = sampler
         self._vocabulary = part.vocabulary
         self._group = group
         self._forward = Forward(model, cache, native, DTYPES[info.dtype], torch.device(info.device))
@@ -86,6 +91,7 @@ class Engine:
             arch.layers, num_blocks, settings.block_size_tokens, part.kv_heads.size, arch.head_dim, dtype, device
         )
         native = native_decoder(settings.native, settings.attention, model, cache, part)
+        on_gpu = gpu_decoder(settings.gpu_kernels, settings.attention, model, cache, part)
         info = pb.GetInfoResponse(
             protocol_version=PROTOCOL_VERSION,
             epoch=group.epoch,
@@ -102,6 +108,8 @@ class Engine:
             device=str(device),
             quantization=quantization.mode,
         )
+        if on_gpu is not None:
+            return cls(model, cache, part, group, info, on_gpu.decoder, on_gpu.sampler)
         return cls(model, cache, part, group, info, native)
 
     def reset(self) -> None:
@@ -185,9 +193,12 @@ class Engine:
         if not states:
             self._last_step = None
             return []
-        records, self._last_step = sample_records(
-            logits_PV, states, positions, self._vocabulary.start, plan.num_noised, plan.num_top, plan.num_raw
-        )
+        lengths = (plan.num_noised, plan.num_top, plan.num_raw)
+        if self._sampler is not None and self._sampler.takes(states):
+            records, self._last_step = self._sampler(logits_PV, states, positions, *lengths)
+        else:
+            first_id = self._vocabulary.start
+            records, self._last_step = sample_records(logits_PV, states, positions, first_id, *lengths)
         return [pack(records)]
 
     def _score(self, rows: Rows, plan: pb.Plan, hidden_SM: torch.Tensor) -> list[PackedRecords]:

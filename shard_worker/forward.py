@@ -1,11 +1,12 @@
-"""Rows in, hidden states and logits out: by native code where a step is small, else by PyTorch."""
+"""Rows in, hidden states and logits out: by native code or a GPU's kernels where a step is small, else by PyTorch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from shard_worker.batch import build_inputs
+from shard_worker.gpu.decoder import GraphDecoder
 from shard_worker.model.kv_cache import KVCache
 from shard_worker.model.llama import Llama
 from shard_worker.native.decoder import NativeDecoder
@@ -18,9 +19,10 @@ class Forward:
 
     model: Llama
     cache: KVCache
-    native: NativeDecoder | None
+    native: NativeDecoder | GraphDecoder | None
     dtype: torch.dtype
     device: torch.device
+    num_threads: int = field(default_factory=torch.get_num_threads)  # PyTorch's, where it computes
 
     @property
     def slice_size(self) -> int:
@@ -30,7 +32,10 @@ class Forward:
     def hidden(self, rows: Rows) -> Tensor:
         """Run the model and return the hidden state of the reported tokens, sampled ones first, float32[P, M]."""
         native = self.native if self.native is not None and self.native.takes(len(rows.ids_N)) else None
-        inputs = build_inputs(rows, self.cache.block_size, self.dtype, self.device, with_buckets=native is None)
+        # PyTorch's idle threads spin for milliseconds, on the very cores that a native step needs.
+        torch.set_num_threads(self.num_threads if native is None else 1)
+        device = self.device if native is None else native.input_device
+        inputs = build_inputs(rows, self.cache.block_size, self.dtype, device, with_buckets=native is None)
         hidden_PM: Tensor = self.model(inputs, self.cache) if native is None else native(inputs)
         return hidden_PM
 

@@ -14,16 +14,25 @@ from torch.distributed.distributed_c10d import Store
 from common.errors import SettingsError, Unavailable
 from shard_worker.collectives.agreement import Collectives, agree_on_shared_memory
 from shard_worker.collectives.shared_memory import SharedMemoryGroup
+from shard_worker.collectives.symmetric_memory import SymmetricMemoryGroup, agree_on_symmetric_memory
 
 
 class RankGroup:
     """One formation of a tensor-parallel group. `epoch` names it, equal on all ranks."""
 
-    def __init__(self, rank: int, world_size: int, epoch: int, shared_memory: SharedMemoryGroup | None = None) -> None:
+    def __init__(
+        self,
+        rank: int,
+        world_size: int,
+        epoch: int,
+        shared_memory: SharedMemoryGroup | None = None,
+        symmetric_memory: SymmetricMemoryGroup | None = None,
+    ) -> None:
         self.rank = rank
         self.world_size = world_size
         self.epoch = epoch
         self.shared_memory = shared_memory
+        self.symmetric_memory = symmetric_memory
         self._collective_ns = 0
 
     def all_reduce(self, part: Tensor) -> Tensor:
@@ -38,6 +47,8 @@ class RankGroup:
             total = torch.empty_like(ours)
             self.shared_memory.all_reduce(ours.data_ptr(), total.data_ptr(), total.numel())
             return total.to(part.dtype)
+        if self.symmetric_memory is not None and self.symmetric_memory.takes(part.float()):
+            return self.symmetric_memory.all_reduce(part.float()).to(part.dtype)
         began = time.perf_counter_ns()
         total = part.float()
         try:
@@ -92,12 +103,14 @@ def form_group(
         dist.broadcast(agreed, src=0)
         dist.all_reduce(torch.zeros(1, device=device))
         shared_memory = agree_on_shared_memory(store, rank, world_size, collectives, device.type == "cpu", timeout_s)
+        on_gpus = device.type == "cuda" and collectives == "auto"
+        symmetric_memory = agree_on_symmetric_memory(device) if on_gpus else None
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise SettingsError(
             f"{world_size} ranks did not meet at {rendezvous} (they have {timeout_s:g} s): {reason}"
         ) from error
-    return RankGroup(rank, world_size, int(agreed.item()), shared_memory)
+    return RankGroup(rank, world_size, int(agreed.item()), shared_memory, symmetric_memory)
 
 
 def _store(rank: int, world_size: int, rendezvous: str, timeout: timedelta) -> Store:

@@ -42,6 +42,12 @@ class Partition:
         even = tuple(h // per_kv for h in range(len(self.kv_of_query)))
         return per_kv if per_kv * self.kv_heads.size == len(self.kv_of_query) and even == self.kv_of_query else None
 
+    @property
+    def first_queries(self) -> list[int]:
+        """Where each local KV head's query heads begin, and where the last one's end."""
+        assert list(self.kv_of_query) == sorted(self.kv_of_query), "query heads lie in the order of their KV heads"
+        return [sum(kv < head for kv in self.kv_of_query) for head in range(self.kv_heads.size + 1)]
+
 
 def partition(architecture: Architecture, rank: int, world_size: int, feed_forward_unit: int = 1) -> Partition:
     """Return what `rank` of `world_size` holds.

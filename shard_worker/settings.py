@@ -31,6 +31,11 @@ class ShardSettings(Settings):
     native: Literal["auto", "on", "off"] = Field(
         default="auto", description="native CPU kernels: on fails where they cannot be used, auto goes on without"
     )
+    gpu_kernels: Literal["auto", "on", "unrecorded", "off"] = Field(
+        default="auto",
+        description="fused kernels for decode steps on a GPU, recorded as graphs: on fails where they cannot be used, "
+        "auto goes on without, unrecorded launches them one by one",
+    )
     attention: Literal["fast", "reference"] = Field(default="fast", description="attention path")
     collective_timeout_s: PositiveFloat = Field(default=60.0, description="a longer collective ends the group")
     collectives: Literal["auto", "shared-memory", "torch"] = Field(

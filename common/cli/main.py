@@ -38,6 +38,9 @@ COMMANDS = {
         "draft_worker.commands.calibrate:calibrate_draft", "Find a draft's best temperature for a target."
     ),
     "bench": LazyCommand("common.commands.bench.command:bench", "Measure speed through the public API."),
+    "bench-gpu": LazyCommand(
+        "shard_worker.commands.bench_gpu:bench_gpu", "Check and measure the GPU path, beside gpt-fast."
+    ),
     "doctor": LazyCommand("common.commands.doctor:doctor", "Check whether this machine can serve."),
 }
 

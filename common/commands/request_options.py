@@ -71,6 +71,7 @@ def build_request(
     Only what was given is set: limits and defaults are the server's. Raises click.UsageError on a number
     that the field's type cannot hold.
     """
+    most_drafts = flags["max_draft_tokens"]
     sampling = {name: flags[name] for name in SAMPLING_FIELDS if flags[name] is not None}
     try:
         request = GenerateRequest(
@@ -79,7 +80,7 @@ def build_request(
                 max_tokens=flags["max_tokens"], stop_strings=flags["stop"], ignore_eos=flags["ignore_eos"]
             ),
             logprobs=logprobs,
-            speculation=SpeculationParams(max_draft_tokens=flags["max_draft_tokens"]),
+            speculation=SpeculationParams(max_draft_tokens=most_drafts) if most_drafts is not None else None,
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None

@@ -44,20 +44,25 @@ def choose_lengths(
         return [0] * len(rows)
     caps = [max(0, min(row.cap, most, MAX_DRAFT_TOKENS)) for row in rows]
     waits_s = [draft_costs.predict(count) for count in range(max(caps) + 1)]
-    order = _candidates(rows, caps, draft_costs.arrival_chance)
+    arrivals = [draft_costs.arrival_chance(count) for count in range(max(caps) + 1)]
+    order = _candidates(rows, caps)
     steps_s = [first_s, *((costs.predict(len(rows) + 1 + drafted) or first_s) for drafted in range(len(order)))]
     best, best_goodput = [0] * len(rows), len(rows) / (first_s + overhead_s)
     for longest in _worthwhile_limits(rows, caps, waits_s):
         taken: list[int] = []
-        num_best, tokens, deepest, before = 0, float(len(rows)), 0, best_goodput
+        num_best, deepest, before = 0, 0, best_goodput
+        tokens, waited_tokens = float(len(rows)), 0.0
         for _, depth, index, value in order:
             if rows[index].waits:
                 if depth > longest:
                     continue
                 deepest = max(deepest, depth)
+                waited_tokens += value
+            else:
+                tokens += value
             taken.append(index)
-            tokens += value
-            goodput = tokens / (steps_s[len(taken)] + overhead_s + waits_s[deepest])
+            earned = tokens + waited_tokens * arrivals[deepest]
+            goodput = earned / (steps_s[len(taken)] + overhead_s + waits_s[deepest])
             if goodput > best_goodput:
                 best_goodput, num_best = goodput, len(taken)
         if best_goodput > before:
@@ -67,17 +72,16 @@ def choose_lengths(
     return best
 
 
-def _candidates(rows: Sequence[Row], caps: Sequence[int], arrival_chance: float) -> list[tuple[float, int, int, float]]:
+def _candidates(rows: Sequence[Row], caps: Sequence[int]) -> list[tuple[float, int, int, float]]:
     """Return all draft tokens as (key, depth from 1, row, value in expected tokens), the best first.
 
     A row's key never rises with depth, so that the order holds every prefix before what follows it.
     """
     candidates = []
     for index, (row, cap) in enumerate(zip(rows, caps, strict=True)):
-        arrival = arrival_chance if row.waits else 1.0
         key = float("inf")
         for depth, chance in enumerate(row.acceptance.prefix_chances(cap), start=1):
-            value = chance * arrival
+            value = chance
             if depth == 1 and row.drafting is not None:
                 value += _HYSTERESIS if row.drafting else -_HYSTERESIS
             key = min(key, value)

@@ -146,7 +146,8 @@ class DraftPool:
         able = [
             stream
             for stream in self._streams()
-            if stream not in request.full_at
+            if (stream is request.stream or stream.num_requests < stream.info.max_requests)
+            and stream not in request.full_at
             and len(request.token_ids) < stream.info.context_length
             and stream.breaker.allows(now_ns)
         ]

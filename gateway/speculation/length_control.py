@@ -41,8 +41,9 @@ class DraftLength:
         """Return the next step's length: `chosen`, but 1 where that is 0 and it is to probe. Once a step."""
         probe = probe and chosen == 0
         self._probed = (row.acceptance, row.acceptance.accepted) if probe else None
-        self._drafting = chosen > 0
-        self._steps_at_zero = 0 if chosen or probe else self._steps_at_zero + 1
+        if row.cap > 0:  # a step without anything to draft from decides nothing
+            self._drafting = chosen > 0
+            self._steps_at_zero = 0 if chosen or probe else self._steps_at_zero + 1
         return 1 if probe else chosen
 
 
@@ -64,6 +65,7 @@ class LengthControl:
         self._draft_costs = draft_costs
         self._most = most
         self._fixed = fixed
+        self._longest_tried = 0
         self._debt_s = 0.0
 
     def next_lengths(self, drafts: Sequence[DraftLength], rows: Sequence[Row], overhead_s: float) -> list[int]:
@@ -72,9 +74,12 @@ class LengthControl:
         What was drafted before must have been recorded in its Acceptance by now. `overhead_s` is what a step takes
         beyond the ranks' time.
         """
-        if self._fixed:
+        if self._fixed or not rows:
             return [min(row.cap, self._most) for row in rows]
-        lengths = choose_lengths(rows, self._costs, self._draft_costs, overhead_s, self._most)
+        wanted = choose_lengths(rows, self._costs, self._draft_costs, overhead_s, self._most)
+        # At most one more than was tried, so that each length is measured once: steps may grow in stairs.
+        lengths = [min(length, self._longest_tried + 1) for length in wanted]
+        self._longest_tried = max(self._longest_tried, *lengths)
         step_s = self._costs.predict(len(rows) + sum(lengths))
         prober = None
         if step_s is not None:

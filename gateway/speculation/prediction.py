@@ -60,5 +60,5 @@ def predict(
     pass_s, plain_pass_s = costs.predict(rows * (1 + length)), costs.predict(rows)
     if pass_s is None or plain_pass_s is None:
         return None
-    tokens = 1 + draft_costs.arrival_chance * sum(acceptance.prefix_chances(length))
+    tokens = 1 + draft_costs.arrival_chance(length) * sum(acceptance.prefix_chances(length))
     return Prediction(rows, tokens, pass_s + overhead_s + draft_costs.predict(length), plain_pass_s + overhead_s)

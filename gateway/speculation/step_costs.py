@@ -11,21 +11,25 @@ MOST_DEADLINE_STEPS = 1.5
 _BUCKETS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096)
 _COST_OF_TOKEN = 0.08  # assumed until measured, as a share of a step of one token
 _FIRST_OBSERVATIONS = 4
-_CLIP = 2.0
+_CLIP = 1.25
 _SMOOTHING = 0.1
+_COMMON = 0.3
 _START_DEADLINE_STEPS = 0.5
+_WAIT_OF_TOKEN = 0.25  # assumed until measured, as a share of the wait for one token
 _LEAST_WAIT_S = 1e-5
 _WAIT_SMOOTHING = 0.2
+_WAIT_COMMON = 0.5
 _RISE, _FALL = 0.3, 0.05
 _MISS_FACTOR = 1.5  # what did not arrive in time would have taken longer than was waited
-_ARRIVAL_MEMORY = 10
+_ARRIVAL_MEMORY = 5
+_FORGIVENESS = 0.01
 
 
 class StepCosts:
     """Measured durations of steps by their tokens: all rows' ids, of decodes and verifications alike."""
 
     def __init__(self) -> None:
-        self._table = CostTable(_BUCKETS, _assumed_cost, _FIRST_OBSERVATIONS, _CLIP, _SMOOTHING)
+        self._table = CostTable(_BUCKETS, _assumed_cost, _FIRST_OBSERVATIONS, _CLIP, _SMOOTHING, _COMMON)
         self._usual_s: float | None = None
 
     @property
@@ -59,18 +63,23 @@ class DraftCosts:
 
     def __init__(self, steps: StepCosts) -> None:
         self._steps = steps
-        self._table = CostTable(range(1, MAX_DRAFT_TOKENS + 1), float, 1, inf, _WAIT_SMOOTHING)
+        self._table = CostTable(range(1, MAX_DRAFT_TOKENS + 1), _assumed_wait, 1, inf, _WAIT_SMOOTHING, _WAIT_COMMON)
         self._usual_s: dict[int, float] = {}
-        self._arrival = 1.0
+        self._arrivals = [1.0] * (MAX_DRAFT_TOKENS + 1)
 
-    @property
-    def arrival_chance(self) -> float:
-        """Moving share of what was waited for that came before its deadline; 1 at first."""
-        return self._arrival
+    def arrival_chance(self, count: int) -> float:
+        """Return the moving share of waits for so many tokens that ended before the deadline; 1 at first.
+
+        It never rises with `count`: what does not come in time would not if it were longer.
+        """
+        return min(self._arrivals[: count + 1])
 
     def observe(self, count: int, waited_s: float, arrived: bool) -> None:
         """Learn that a step was held up by `waited_s` (0 where it was hidden) for at most `count` tokens a row."""
-        self._arrival += (arrived - self._arrival) / _ARRIVAL_MEMORY
+        self._arrivals[count] += (arrived - self._arrivals[count]) / _ARRIVAL_MEMORY
+        for longer in range(count + 1, MAX_DRAFT_TOKENS + 1) if arrived else ():
+            # Forgiven slowly, so that a draft which became faster is found.
+            self._arrivals[longer] += (1 - self._arrivals[longer]) * _FORGIVENESS
         self._table.observe(count, max(waited_s, _LEAST_WAIT_S))
         whole_s = waited_s if arrived else waited_s * _MISS_FACTOR
         # Rises faster than it falls, so that it stays near the waits that were not hidden, even if few.
@@ -94,3 +103,7 @@ class DraftCosts:
 
 def _assumed_cost(tokens: float) -> float:
     return 1 + _COST_OF_TOKEN * (tokens - 1)
+
+
+def _assumed_wait(count: float) -> float:
+    return 1 + _WAIT_OF_TOKEN * (count - 1)

@@ -15,7 +15,8 @@ _AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mf
 # Only the kernels' own files may hold instructions that a processor may lack: which to use is found at run time.
 X86_FLAGS = {
     "kernels_avx2": ("-mavx2", "-mfma", "-mf16c"),
-    "kernels_avx512_bf16": (*_AVX512, "-mavx512bf16"),
+    "kernels_avx512_bf16": (*_AVX512, "-mavx512vnni", "-mavx512bf16"),
+    "kernels_avx512_vnni": (*_AVX512, "-mavx512vnni"),
     "kernels_avx512": _AVX512,
 }
 

@@ -12,6 +12,7 @@ from shard_worker.model.kv_cache import KVCache
 from shard_worker.model.linear import FloatLinear, Int4Linear, Int8Linear, Linear
 from shard_worker.model.llama import Layer, Llama, StepInputs
 from shard_worker.native.library import Runner
+from shard_worker.native.packing import Packed, PackedInt4, PackedInt8
 from shard_worker.native.structures import (
     INT4_GROUPS,
     AllReduceFunction,
@@ -22,11 +23,13 @@ from shard_worker.native.structures import (
     float_matrix,
     int4_matrix,
     int8_matrix,
+    packed_int4_matrix,
+    packed_int8_matrix,
 )
 from shard_worker.parallel import RankGroup
 from shard_worker.partition import Partition
 
-# Past this PyTorch's blocked products are as fast: they read each weight once for many rows.
+# Past this PyTorch's blocked products of float weights are as fast: they read each weight once for many rows.
 MAX_TOKENS = 64
 
 
@@ -46,8 +49,11 @@ class NativeDecoder:
     """Runs a model's steps on its own weights and cache, which keep their types.
 
     Hidden state and sums are float32. A bfloat16 model's activations are rounded to bfloat16 before a product where the
-    processor multiplies those faster, as PyTorch does everywhere.
+    processor multiplies those faster, as PyTorch does everywhere; and before a product with a packed matrix to 8 bits,
+    in blocks of 32 columns.
     """
+
+    input_device = torch.device("cpu")
 
     def __init__(
         self, model: Llama, cache: KVCache, part: Partition, runner: Runner, all_reduce: NativeAllReduce | None = None
@@ -59,8 +65,9 @@ class NativeDecoder:
         self._head = _head_matrix(model)
         layers = [layer for layer in model.layers if isinstance(layer, Layer)]
         self._matrices = [_layer_matrices(layer) for layer in layers]
+        self._is_packed = any(isinstance(module, Packed) for module in model.modules())
         self._cache = cache  # keeps the memory that the structs point to
-        self._first_query = torch.tensor(_first_queries(part), dtype=torch.int32)
+        self._first_query = torch.tensor(part.first_queries, dtype=torch.int32)
         self._structs = (CLayer * len(layers))(
             *(
                 CLayer(
@@ -92,7 +99,7 @@ class NativeDecoder:
 
     def takes(self, num_tokens: int) -> bool:
         """Return whether a step of so many tokens is faster here than in PyTorch."""
-        return num_tokens <= MAX_TOKENS
+        return self._is_packed or num_tokens <= MAX_TOKENS
 
     def __call__(self, step: StepInputs) -> Tensor:
         """Run a step and return the final hidden state of its reported tokens, float32[P, M].
@@ -167,6 +174,10 @@ def matrix_of(linear: Linear) -> Matrix:
     match linear:
         case FloatLinear():
             return float_matrix(linear.weight)
+        case PackedInt8():
+            return packed_int8_matrix(linear.packed, linear.scale, linear.out_features, linear.in_features)
+        case PackedInt4():
+            return packed_int4_matrix(linear.packed, linear.out_features, linear.in_features, linear.group_size)
         case Int8Linear():
             return int8_matrix(linear.q, linear.scale)
         case Int4Linear() if linear.group_size in INT4_GROUPS:
@@ -183,10 +194,3 @@ def _head_matrix(model: Llama) -> Matrix:
         return float_matrix(embedding.weight)
     narrow = head.weight.bfloat16()
     return float_matrix(narrow if torch.equal(narrow.float(), head.weight) else head.weight)
-
-
-def _first_queries(part: Partition) -> list[int]:
-    """Return where each local KV head's query heads begin, and where the last one's end."""
-    kv_of_query = list(part.kv_of_query)
-    assert kv_of_query == sorted(kv_of_query), "query heads lie in the order of their KV heads"
-    return [sum(kv < head for kv in kv_of_query) for head in range(part.kv_heads.size + 1)]

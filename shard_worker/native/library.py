@@ -32,9 +32,14 @@ class Runner:
 
     @property
     def kernels(self) -> str:
-        """The instruction set in use: avx512_bf16, avx512, avx2 or portable."""
+        """The instruction set in use: avx512_bf16, avx512_vnni, avx512, avx2 or portable."""
         name: bytes = self._library.tandem_runner_kernels(self._handle)
         return name.decode()
+
+    @property
+    def packs(self) -> bool:
+        """Whether it multiplies packed matrices (packing.py), which takes integer products."""
+        return bool(self._library.tandem_runner_packs(self._handle))
 
     def linear(self, x_MK: Tensor, matrix: Matrix, rounds: bool = False) -> Tensor:
         """Return float32[M, N]: x times the matrix's rows. x: float32[M, K] on the CPU.
@@ -74,6 +79,7 @@ def _open(path: Path) -> ctypes.CDLL:
     library.tandem_runner_new.argtypes, library.tandem_runner_new.restype = [ctypes.c_char_p, int32], pointer
     library.tandem_runner_delete.argtypes, library.tandem_runner_delete.restype = [pointer], None
     library.tandem_runner_kernels.argtypes, library.tandem_runner_kernels.restype = [pointer], ctypes.c_char_p
+    library.tandem_runner_packs.argtypes, library.tandem_runner_packs.restype = [pointer], int32
     library.tandem_step.argtypes = [pointer, ctypes.POINTER(CModel), ctypes.POINTER(CStep)]
     library.tandem_linear.argtypes = [pointer, ctypes.POINTER(CMatrix), pointer, int64, pointer, int32]
     library.tandem_step.restype = library.tandem_linear.restype = int32

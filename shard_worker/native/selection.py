@@ -11,6 +11,7 @@ from shard_worker.model.llama import Llama
 from shard_worker.native.decoder import NativeAllReduce, NativeDecoder
 from shard_worker.native.huge_pages import move_to_huge_pages
 from shard_worker.native.library import Runner
+from shard_worker.native.packing import pack_matrices
 from shard_worker.parallel import RankGroup
 from shard_worker.partition import Partition
 
@@ -32,6 +33,8 @@ def native_decoder(
         if attention == "reference":
             raise SettingsError("reference attention is PyTorch's")
         runner = Runner(torch.get_num_threads())
+        if runner.packs and cache.layer(0).dtype == torch.bfloat16:  # a float32 model's activations are never rounded
+            pack_matrices(model)
         move_to_huge_pages(model)
         decoder = NativeDecoder(model, cache, part, runner, _native_all_reduce(model.group))
     except SettingsError as error:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-FLOAT32, BFLOAT16, INT8, INT4_BFLOAT16, INT4_FLOAT32 = range(5)
+FLOAT32, BFLOAT16, INT8, INT4_BFLOAT16, INT4_FLOAT32, PACKED_INT8, PACKED_INT4 = range(7)
 INT4_GROUPS = (32, 64, 128, 256)
 
 # tandem::AllReduce.
@@ -127,7 +127,19 @@ def int4_matrix(q_NK2: Tensor, scale_NG: Tensor, zero_NG: Tensor, columns: int, 
     return _matrix(formats[scale_NG.dtype], columns, q_NK2.detach().contiguous(), pairs_NG2, group)
 
 
-def _matrix(format: int, columns: int, weight: Tensor, scale: Tensor | None = None, group: int = 0) -> Matrix:
+def packed_int8_matrix(packed: Tensor, scale: Tensor, rows: int, columns: int) -> Matrix:
+    """Return the matrix of PackedInt8's tensors (packing.py)."""
+    return _matrix(PACKED_INT8, columns, packed, scale, rows=rows)
+
+
+def packed_int4_matrix(packed: Tensor, rows: int, columns: int, group: int) -> Matrix:
+    """Return the matrix of PackedInt4's tensor (packing.py)."""
+    return _matrix(PACKED_INT4, columns, packed, group=group, rows=rows)
+
+
+def _matrix(
+    format: int, columns: int, weight: Tensor, scale: Tensor | None = None, group: int = 0, rows: int | None = None
+) -> Matrix:
     scale_pointer = None if scale is None else scale.data_ptr()
-    struct = CMatrix(format, group, len(weight), columns, weight.data_ptr(), scale_pointer)
+    struct = CMatrix(format, group, len(weight) if rows is None else rows, columns, weight.data_ptr(), scale_pointer)
     return Matrix(struct, (weight,) if scale is None else (weight, scale))

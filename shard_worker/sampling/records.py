@@ -91,13 +91,24 @@ def sample_records(
     """
     processed_PV = process(raw_PV, states, positions, first_id)
     scores_PV = _add_noise(processed_PV, states, positions, first_id)
+    records = best_records(raw_PV, processed_PV, scores_PV, first_id, num_noised, num_top, num_raw)
+    return records, LastStep(first_id, processed_PV, scores_PV, raw_PV)
+
+
+def best_records(
+    raw_PV: Tensor, processed_PV: Tensor, scores_PV: Tensor, first_id: int, num_noised: int, num_top: int, num_raw: int
+) -> SampledRecords:
+    """Return the best few of logits, processed logits and noised scores, float32[P, V] each.
+
+    Those that are the same tensor are looked at once. Shapes depend on no value, and the host is not waited for.
+    """
     at_noised, noised_scores = _best_ids(scores_PV, num_noised)
     at_top, top_processed = _best_ids(processed_PV, num_top)
     at_raw, raw_logits = _best_ids(raw_PV, num_raw)
     noised_processed = noised_scores if scores_PV is processed_PV else processed_PV.gather(1, at_noised)
     noised_raw = noised_processed if processed_PV is raw_PV else raw_PV.gather(1, at_noised)
     raw_lse = raw_PV.logsumexp(dim=1)
-    records = SampledRecords(
+    return SampledRecords(
         noised_ids=_global(at_noised, first_id),
         noised_scores=noised_scores,
         noised_processed=noised_processed,
@@ -109,7 +120,6 @@ def sample_records(
         processed_lse=raw_lse if processed_PV is raw_PV else processed_PV.logsumexp(dim=1),
         raw_lse=raw_lse,
     )
-    return records, LastStep(first_id, processed_PV, scores_PV, raw_PV)
 
 
 def score_records(

@@ -68,21 +68,23 @@ def test_groups_and_a_plain_embedding(tmp_path: Path, group_size: int, embedding
                 assert_matches(answer, reference_logits(reference, answer.known).numpy(), 1e-4)
 
 
+# int8 rounds an output twice, before and after its scale; transformers rounds the weights instead. Native code may take
+# activations as 8-bit integers, in blocks of 32.
 @pytest.mark.parametrize("mode", ["int8", "int4"])
-def test_bfloat16_is_as_close_as_transformers(tmp_path: Path, mode: Mode) -> None:
+@pytest.mark.parametrize(("native", "factor"), [("off", 1.5), ("auto", 3)])
+def test_bfloat16_is_about_as_close_as_transformers(tmp_path: Path, mode: Mode, native: str, factor: float) -> None:
     folder = quantized(tmp_path, TINY, QuantizeOptions(mode))
     reference = load_reference(folder)
     rounded = deepcopy(reference).bfloat16()
     ours, theirs = [], []
     for tp in (1, 3):
-        with LocalRanks(folder, tp, dtype="bfloat16") as ranks:
+        with LocalRanks(folder, tp, dtype="bfloat16", native=native) as ranks:
             for answer in ranks.driver().generate(PROMPTS, 1):
                 exact = reference_logits(reference, answer.prompt)[-1].numpy()
                 assert answer.first_row is not None
                 ours.append(np.abs(answer.first_row - exact).mean())
                 theirs.append(np.abs(reference_logits(rounded, answer.prompt)[-1].numpy() - exact).mean())
-    # int8 rounds an output twice, before and after its scale; transformers rounds the weights instead.
-    assert 0 < np.mean(ours) < 1.5 * np.mean(theirs)
+    assert 0 < np.mean(ours) < factor * np.mean(theirs)
 
 
 def test_more_ranks_than_groups_are_refused(tmp_path: Path) -> None:

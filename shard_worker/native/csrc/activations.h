@@ -4,42 +4,68 @@
 #include <vector>
 
 #include "kernels.h"
+#include "packed.h"
 
 namespace tandem {
 
 class Activations {
   public:
-    std::vector<float> x;  // [num_rows, columns], to be filled before `prepare`
-
-    // Bring x into form. With `rounded` it becomes bfloat16, where the kernels have products of that; never for float32
-    // weights, which would be rounded with it.
-    void prepare(const Kernels& kernels, const Matrix& matrix, int64_t num_rows, bool rounded) {
+    // Make room for `num_rows` rows of x. Not to be called while others use them.
+    void resize(const Matrix& matrix, int64_t num_rows) {
+        x_.resize(num_rows * matrix.columns);
         num_rows_ = num_rows;
-        if (matrix.is_int4()) {
-            kernels.arrange(x.data(), matrix.columns, num_rows, matrix.columns);
-        }
-        is_rounded_ = rounded && kernels.linear_rounded && matrix.format != int32_t(Format::float32);
-        if (is_rounded_) {
+        if (matrix.is_packed()) {
+            const int64_t columns = padded_columns(matrix);
+            q_.resize(num_rows * columns);
+            blocks_.resize(num_rows * columns / block_columns);
+            quantized_ = {num_rows, columns, q_.data(), blocks_.data()};
+        } else {
             rounded_.resize(num_rows * matrix.columns);
-            kernels.round(x.data(), num_rows * matrix.columns, rounded_.data());
+        }
+    }
+
+    float* x() { return x_.data(); }  // [num_rows, columns], to be filled before `prepare`
+
+    // Bring rows [first, last) of x into form. With `rounded` they become bfloat16, where the kernels have products of
+    // that; never for float32 weights, which would be rounded with them.
+    void prepare(const Kernels& kernels, const Matrix& matrix, int64_t first, int64_t last, bool rounded) {
+        if (matrix.is_packed()) {
+            kernels.quantize(matrix, x_.data(), first, last, quantized_);
+            return;
+        }
+        float* rows = x_.data() + first * matrix.columns;
+        if (matrix.is_int4()) {
+            kernels.arrange(rows, matrix.columns, last - first, matrix.columns);
+        }
+        if (takes_rounded(kernels, matrix, rounded)) {
+            kernels.round(rows, (last - first) * matrix.columns, rounded_.data() + first * matrix.columns);
         }
     }
 
     // out[m, n] (+)= x[m] . w[n] for rows n in [first, last) of the matrix.
     void multiply(const Kernels& kernels, const Matrix& matrix, int64_t first, int64_t last, float* out, int64_t ldo,
-                  bool accumulate) const {
-        if (is_rounded_) {
+                  bool accumulate, bool rounded) const {
+        if (matrix.is_packed()) {
+            kernels.linear_packed(matrix, quantized_, first, last, out, ldo, accumulate);
+        } else if (takes_rounded(kernels, matrix, rounded)) {
             kernels.linear_rounded(matrix, rounded_.data(), matrix.columns, num_rows_, first, last, out, ldo,
                                    accumulate);
         } else {
-            kernels.linear(matrix, x.data(), matrix.columns, num_rows_, first, last, out, ldo, accumulate);
+            kernels.linear(matrix, x_.data(), matrix.columns, num_rows_, first, last, out, ldo, accumulate);
         }
     }
 
   private:
+    static bool takes_rounded(const Kernels& kernels, const Matrix& matrix, bool rounded) {
+        return rounded && kernels.linear_rounded && matrix.format != int32_t(Format::float32);
+    }
+
+    std::vector<float> x_;
     std::vector<uint16_t> rounded_;
+    std::vector<int8_t> q_;
+    std::vector<XBlock> blocks_;
+    QuantizedRows quantized_{};
     int64_t num_rows_ = 0;
-    bool is_rounded_ = false;
 };
 
 }  // namespace tandem

@@ -50,6 +50,11 @@ const char* tandem_runner_kernels(void* runner) {
     return static_cast<Runner*>(runner)->kernels.name;
 }
 
+// Whether it multiplies packed matrices.
+int32_t tandem_runner_packs(void* runner) {
+    return static_cast<Runner*>(runner)->kernels.linear_packed != nullptr;
+}
+
 // 0, no_memory, or what the all-reduce that failed returned.
 int32_t tandem_step(void* runner, const tandem::Model* model, const tandem::Step* step) {
     Runner& on = *static_cast<Runner*>(runner);

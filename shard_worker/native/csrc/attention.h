@@ -2,6 +2,8 @@
 // sum of values. Stretches are merged by the driver (Dao et al. 2023, flash-decoding). Once per instruction set.
 #pragma once
 
+#include <algorithm>
+
 #include "kernels.h"
 
 namespace {
@@ -46,7 +48,7 @@ void score4(const AttentionTask& task, int64_t query, const T* const* keys, floa
 void exponentials(float* scores, int64_t count, float* maximum_and_sum) {
     float maximum = scores[0];
     for (int64_t at = 1; at < count; at++) {
-        maximum = scores[at] > maximum ? scores[at] : maximum;
+        maximum = std::max(maximum, scores[at]);
     }
     Vec::Reg total = Vec::zero();
     for (int64_t at = 0; at < count; at += Vec::width) {
@@ -60,27 +62,44 @@ void exponentials(float* scores, int64_t count, float* maximum_and_sum) {
     maximum_and_sum[1] = Vec::sum(total);
 }
 
-// The values' sum, weighted, for `queries` query heads: a value is widened once for all of them.
+// The values' sum, weighted, for `queries` query heads in `num` registers from column d on: a value is widened once for
+// all of them.
+template <int queries, int num, class T>
+void weigh_columns(const AttentionTask& task, const float* weights, const T* const* values, int64_t d, float* out) {
+    const int64_t count = task.stop - task.start, head_dim = task.head_dim;
+    Vec::Reg sums[queries][num];
+    for (int g = 0; g < queries; g++) {
+        for (int i = 0; i < num; i++) {
+            sums[g][i] = Vec::zero();
+        }
+    }
+    for (int64_t at = 0; at < count; at++) {
+        for (int i = 0; i < num; i++) {
+            const Vec::Reg value = Vec::load(values[at] + d + i * Vec::width);
+            for (int g = 0; g < queries; g++) {
+                sums[g][i] = Vec::fma(Vec::fill(weights[g * attention_stretch + at]), value, sums[g][i]);
+            }
+        }
+    }
+    for (int g = 0; g < queries; g++) {
+        for (int i = 0; i < num; i++) {
+            Vec::store(out + g * (head_dim + 2) + d + i * Vec::width, sums[g][i]);
+        }
+    }
+}
+
 template <int queries, class T>
 void weigh(const AttentionTask& task, int64_t query, const T* const* values) {
     const int64_t head_dim = task.head_dim, count = task.stop - task.start;
     const float* weights = task.scores + query * attention_stretch;
     float* out = task.out + query * (head_dim + 2);
+    constexpr int side_by_side = Vec::width >= 16 ? 4 : 2;
     int64_t d = 0;
+    for (; d + side_by_side * Vec::width <= head_dim; d += side_by_side * Vec::width) {
+        weigh_columns<queries, side_by_side>(task, weights, values, d, out);
+    }
     for (; d + Vec::width <= head_dim; d += Vec::width) {
-        Vec::Reg sums[queries];
-        for (int g = 0; g < queries; g++) {
-            sums[g] = Vec::zero();
-        }
-        for (int64_t at = 0; at < count; at++) {
-            const Vec::Reg value = Vec::load(values[at] + d);
-            for (int g = 0; g < queries; g++) {
-                sums[g] = Vec::fma(Vec::fill(weights[g * attention_stretch + at]), value, sums[g]);
-            }
-        }
-        for (int g = 0; g < queries; g++) {
-            Vec::store(out + g * (head_dim + 2) + d, sums[g]);
-        }
+        weigh_columns<queries, 1>(task, weights, values, d, out);
     }
     for (; d < head_dim; d++) {
         for (int g = 0; g < queries; g++) {
@@ -93,10 +112,26 @@ void weigh(const AttentionTask& task, int64_t query, const T* const* values) {
     }
 }
 
+// Slots lie far apart and in no order that a processor's own prefetcher could follow.
+template <class T>
+void prefetch(const T* const* heads, int64_t count, int64_t after, int64_t head_dim) {
+    for (int64_t at = 0; at < count; at++) {
+        for (int64_t d = 0; d < head_dim; d += 64 / int64_t(sizeof(T))) {
+            __builtin_prefetch(heads[at] + after + d);
+        }
+    }
+}
+
 template <int queries, class T>
 void attend_group(const AttentionTask& task, int64_t query, const T* const* keys) {
     const int64_t count = task.stop - task.start, values_after = task.kv_heads * task.head_dim;
     for (int64_t at = 0; at < count; at += 4) {
+        if (query == 0) {
+            prefetch(keys + at, 4, values_after, task.head_dim);
+            if (task.kv_head + 1 < task.kv_heads) {  // most likely this thread's next task
+                prefetch(keys + at, 4, task.head_dim, task.head_dim);
+            }
+        }
         score4<queries>(task, query, keys + at, task.scores + at);
     }
     for (int64_t g = query; g < query + queries; g++) {
@@ -120,6 +155,9 @@ void attend(const AttentionTask& task) {
             const int64_t slot = task.blocks[block] * task.block_size + position - first;
             keys[position - task.start] = head + slot * 2 * task.kv_heads * task.head_dim;
         }
+    }
+    if (task.kv_head == 0) {
+        prefetch(keys, count, 0, task.head_dim);
     }
     // Keys come in fours: the last one stands in for those that are not there.
     for (int64_t at = count; at % 4; at++) {

@@ -1,5 +1,5 @@
-// A decoder step in six phases a layer. Norms and merges are computed by every thread that takes part in the phase
-// after them, for itself: at few rows that is cheaper than another phase.
+// A decoder step in six phases a layer. At few rows, what is multiplied (norms, merged heads) is computed by every
+// thread that takes part in the product, for itself: that is cheaper than another phase. At many rows it is not.
 #include "decoder.h"
 
 #include <algorithm>
@@ -14,7 +14,8 @@ namespace tandem {
 
 namespace {
 
-constexpr int64_t phases_per_layer = 8;  // with the two all-reduces
+constexpr int64_t phases_per_layer = 12;  // with the two all-reduces, and four that make what is multiplied
+constexpr int64_t many_rows = 8;
 
 struct Stretch {
     int64_t token, start, stop;
@@ -23,7 +24,6 @@ struct Stretch {
 // One thread's own activations.
 struct Local {
     Activations activations;
-    std::vector<float>& x = activations.x;
     std::vector<float> gate_up, scores;
     int64_t next_phase = 0;
 };
@@ -45,6 +45,13 @@ class StepJob : public Job {
         qkv_.resize(rows_ * layers_[0].qkv.rows);
         gated_.resize(rows_ * gated_width_);
         partials_.resize(stretches_.size() * model.query_heads * (model.head_dim + 2));
+        if (rows_ >= many_rows) {
+            const Layer& layer = layers_[0];
+            const Matrix* matrices[] = {&layer.qkv, &layer.output, &layer.gate_up, &layer.down};
+            for (int product = 0; product < num_products; product++) {
+                shared_[product].resize(*matrices[product], rows_);
+            }
+        }
     }
 
     int failure() const { return failure_; }
@@ -55,39 +62,65 @@ class StepJob : public Job {
             project(layer, local);
             rotate_and_store(layer, local);
             attend(layer, local);
-            add_to_hidden(layer.output, thread, local, [&] { merge(local); });
+            add_to_hidden(output, layer.output, thread, local,
+                          [&](int64_t token, float* x) { merge(token, x); });
             feed_forward(layer, local);
-            add_to_hidden(layer.down, thread, local, [&] { local.x = gated_; });
+            add_to_hidden(down, layer.down, thread, local, [&](int64_t token, float* x) {
+                std::copy_n(gated_.data() + token * gated_width_, gated_width_, x);
+            });
             if (failure_) {
                 return;
             }
         }
         run_phase(local.next_phase, step_.num_reported, 1, [&](int64_t index, int64_t) {
-            norm_row(model_.norm, step_.reported[index], step_.reported_hidden + index * model_.width);
+            norm(model_.norm, step_.reported[index], step_.reported_hidden + index * model_.width);
         });
     }
 
   private:
-    // A phase that multiplies local.x, which `fill` makes once a piece was taken, and not before: only then does
-    // nobody change what it reads. body(first, last) gets rows of the matrix.
+    enum Product { qkv, output, gate_up, down, num_products };
+
+    // A phase that multiplies what fill(token, x) makes. A thread that makes it for itself does so once it took a
+    // piece, and not before: only then does nobody change what it is made of. body(activations, first, last) gets rows
+    // of the matrix.
     template <class Fill, class Body>
-    void run_product(const Matrix& matrix, int64_t rows, Local& local, Fill fill, Body body) {
-        bool filled = false;
-        run_phase(local.next_phase++, rows, piece_of(rows, threads_), [&](int64_t first, int64_t last) {
-            if (!filled) {
-                fill();
-                local.activations.prepare(kernels_, matrix, rows_, model_.rounds);
-                filled = true;
+    void run_product(Product product, const Matrix& matrix, int64_t rows, Local& local, Fill fill, Body body) {
+        const int64_t making = local.next_phase++, multiplying = local.next_phase++;
+        const int64_t piece = piece_of(matrix, rows, threads_);
+        const auto make = [&](Activations& activations, int64_t first, int64_t last) {
+            for (int64_t token = first; token < last; token++) {
+                fill(token, activations.x() + token * matrix.columns);
             }
-            body(first, last);
+            activations.prepare(kernels_, matrix, first, last, model_.rounds);
+        };
+        if (rows_ >= many_rows) {
+            Activations& shared = shared_[product];
+            run_phase(making, rows_, 4, [&](int64_t first, int64_t last) { make(shared, first, last); });
+            run_phase(multiplying, rows, piece, [&](int64_t first, int64_t last) { body(shared, first, last); });
+            return;
+        }
+        bool made = false;
+        run_phase(multiplying, rows, piece, [&](int64_t first, int64_t last) {
+            if (!made) {
+                local.activations.resize(matrix, rows_);
+                make(local.activations, 0, rows_);
+                made = true;
+            }
+            body(local.activations, first, last);
         });
+    }
+
+    void multiply(const Activations& activations, const Matrix& matrix, int64_t first, int64_t last, float* out,
+                  int64_t ldo, bool accumulate) const {
+        activations.multiply(kernels_, matrix, first, last, out, ldo, accumulate, model_.rounds);
     }
 
     void project(const Layer& layer, Local& local) {
         run_product(
-            layer.qkv, layer.qkv.rows, local, [&] { norm_rows(layer.attention_norm, local); },
-            [&](int64_t first, int64_t last) {
-                local.activations.multiply(kernels_, layer.qkv, first, last, qkv_.data(), layer.qkv.rows, false);
+            qkv, layer.qkv, layer.qkv.rows, local,
+            [&](int64_t token, float* x) { norm(layer.attention_norm, token, x); },
+            [&](const Activations& x, int64_t first, int64_t last) {
+                multiply(x, layer.qkv, first, last, qkv_.data(), layer.qkv.rows, false);
             });
     }
 
@@ -100,52 +133,57 @@ class StepJob : public Job {
     }
 
     void attend(const Layer& layer, Local& local) {
-        const int64_t tasks = int64_t(stretches_.size()) * model_.kv_heads, head_dim = model_.head_dim;
-        run_phase(local.next_phase++, tasks, 1, [&](int64_t index, int64_t) {
-            const Stretch& stretch = stretches_[index / model_.kv_heads];
-            const int64_t kv_head = index % model_.kv_heads, query = model_.first_query[kv_head];
-            local.scores.resize(attention_stretch * model_.query_heads);
-            AttentionTask task;
-            task.query = qkv_.data() + stretch.token * layer.qkv.rows + query * head_dim;
-            task.cache = layer.cache;
-            task.blocks = step_.blocks + step_.table_starts[stretch.token];
-            task.block_size = model_.block_size;
-            task.kv_heads = model_.kv_heads;
-            task.kv_head = kv_head;
-            task.head_dim = head_dim;
-            task.queries = model_.first_query[kv_head + 1] - query;
-            task.start = stretch.start;
-            task.stop = stretch.stop;
-            task.scores = local.scores.data();
-            task.out = partial(index / model_.kv_heads, query);
-            (model_.cache_is_bfloat16 ? kernels_.attend_bfloat16 : kernels_.attend_float32)(task);
+        const int64_t heads = model_.kv_heads, num_stretches = int64_t(stretches_.size());
+        // A stretch's heads lie side by side in memory: where there are stretches for all threads, one takes them all.
+        const int64_t piece = num_stretches >= 4 * threads_ ? heads : 1;
+        local.scores.resize(attention_stretch * model_.query_heads);
+        run_phase(local.next_phase++, num_stretches * heads, piece, [&](int64_t first, int64_t last) {
+            for (int64_t index = first; index < last; index++) {
+                attend_head(layer, index / heads, index % heads, local.scores.data());
+            }
         });
     }
 
-    // Put each token's heads together: stretches weighted by exp(their maximum - the overall one).
-    void merge(Local& local) {
-        const int64_t head_dim = model_.head_dim;
-        local.x.assign(rows_ * query_width_, 0.0f);
-        for (int64_t token = 0; token < rows_; token++) {
-            const int64_t begin = first_stretch_[token], end = first_stretch_[token + 1];
-            for (int64_t query = 0; query < model_.query_heads; query++) {
-                float maximum = partial(begin, query)[head_dim];
-                for (int64_t index = begin + 1; index < end; index++) {
-                    maximum = std::max(maximum, partial(index, query)[head_dim]);
-                }
-                float* out = local.x.data() + token * query_width_ + query * head_dim;
-                float total = 0.0f;
-                for (int64_t index = begin; index < end; index++) {
-                    const float* from = partial(index, query);
-                    const float weight = std::exp(from[head_dim] - maximum);
-                    total += weight * from[head_dim + 1];
-                    for (int64_t d = 0; d < head_dim; d++) {
-                        out[d] += weight * from[d];
-                    }
-                }
+    void attend_head(const Layer& layer, int64_t stretch_index, int64_t kv_head, float* scores) {
+        const Stretch& stretch = stretches_[stretch_index];
+        const int64_t query = model_.first_query[kv_head], head_dim = model_.head_dim;
+        AttentionTask task;
+        task.query = qkv_.data() + stretch.token * layer.qkv.rows + query * head_dim;
+        task.cache = layer.cache;
+        task.blocks = step_.blocks + step_.table_starts[stretch.token];
+        task.block_size = model_.block_size;
+        task.kv_heads = model_.kv_heads;
+        task.kv_head = kv_head;
+        task.head_dim = head_dim;
+        task.queries = model_.first_query[kv_head + 1] - query;
+        task.start = stretch.start;
+        task.stop = stretch.stop;
+        task.scores = scores;
+        task.out = partial(stretch_index, query);
+        (model_.cache_is_bfloat16 ? kernels_.attend_bfloat16 : kernels_.attend_float32)(task);
+    }
+
+    // Put a token's heads together: stretches weighted by exp(their maximum - the overall one).
+    void merge(int64_t token, float* heads) {
+        const int64_t head_dim = model_.head_dim, begin = first_stretch_[token], end = first_stretch_[token + 1];
+        for (int64_t query = 0; query < model_.query_heads; query++) {
+            float maximum = partial(begin, query)[head_dim];
+            for (int64_t index = begin + 1; index < end; index++) {
+                maximum = std::max(maximum, partial(index, query)[head_dim]);
+            }
+            float* out = heads + query * head_dim;
+            std::fill_n(out, head_dim, 0.0f);
+            float total = 0.0f;
+            for (int64_t index = begin; index < end; index++) {
+                const float* from = partial(index, query);
+                const float weight = std::exp(from[head_dim] - maximum);
+                total += weight * from[head_dim + 1];
                 for (int64_t d = 0; d < head_dim; d++) {
-                    out[d] /= total;
+                    out[d] += weight * from[d];
                 }
+            }
+            for (int64_t d = 0; d < head_dim; d++) {
+                out[d] /= total;
             }
         }
     }
@@ -153,15 +191,16 @@ class StepJob : public Job {
     void feed_forward(const Layer& layer, Local& local) {
         const Matrix& both = layer.gate_up;
         run_product(
-            both, gated_width_, local, [&] { norm_rows(layer.feed_forward_norm, local); },
-            [&](int64_t first, int64_t last) {
+            gate_up, both, gated_width_, local,
+            [&](int64_t token, float* x) { norm(layer.feed_forward_norm, token, x); },
+            [&](const Activations& x, int64_t first, int64_t last) {
                 // Both halves' outputs land at [m, 0 .. count) of their own buffer.
                 const int64_t count = last - first;
                 local.gate_up.resize(2 * rows_ * count);
                 float *gate = local.gate_up.data(), *up = gate + rows_ * count;
                 const int64_t after = gated_width_ + first;
-                local.activations.multiply(kernels_, both, first, last, gate - first, count, false);
-                local.activations.multiply(kernels_, both, after, after + count, up - after, count, false);
+                multiply(x, both, first, last, gate - first, count, false);
+                multiply(x, both, after, after + count, up - after, count, false);
                 for (int64_t m = 0; m < rows_; m++) {
                     kernels_.silu_mul(gate + m * count, up + m * count, count,
                                       gated_.data() + m * gated_width_ + first);
@@ -169,13 +208,14 @@ class StepJob : public Job {
             });
     }
 
-    // hidden += local.x times the matrix, over all ranks.
+    // hidden += what `fill` makes times the matrix, over all ranks.
     template <class Fill>
-    void add_to_hidden(const Matrix& matrix, int thread, Local& local, Fill fill) {
+    void add_to_hidden(Product product, const Matrix& matrix, int thread, Local& local, Fill fill) {
         float* out = step_.part ? step_.part : step_.hidden;
-        run_product(matrix, matrix.rows, local, fill, [&](int64_t first, int64_t last) {
-            local.activations.multiply(kernels_, matrix, first, last, out, model_.width, !step_.part);
-        });
+        run_product(product, matrix, matrix.rows, local, fill,
+                    [&](const Activations& x, int64_t first, int64_t last) {
+                        multiply(x, matrix, first, last, out, model_.width, !step_.part);
+                    });
         if (step_.part) {
             run_alone(local.next_phase++, thread, [&] { all_reduce(); });
         }
@@ -191,14 +231,7 @@ class StepJob : public Job {
         }
     }
 
-    void norm_rows(const float* weight, Local& local) {
-        local.x.resize(rows_ * model_.width);
-        for (int64_t m = 0; m < rows_; m++) {
-            norm_row(weight, m, local.x.data() + m * model_.width);
-        }
-    }
-
-    void norm_row(const float* weight, int64_t token, float* out) {
+    void norm(const float* weight, int64_t token, float* out) {
         kernels_.norm(step_.hidden + token * model_.width, weight, model_.eps, model_.width, out);
     }
 
@@ -215,14 +248,16 @@ class StepJob : public Job {
     std::vector<Stretch> stretches_;
     std::vector<int64_t> first_stretch_;  // of each token, and the end
     std::vector<float> qkv_, gated_, partials_;
+    Activations shared_[num_products];
     std::atomic<int> failure_{0};
 };
 
 }  // namespace
 
-int64_t piece_of(int64_t rows, int num_threads) {
+int64_t piece_of(const Matrix& matrix, int64_t rows, int num_threads) {
+    const int64_t unit = matrix.is_packed() ? panel_rows : 12;  // 12: kernels take two, three or four rows at once
     const int64_t share = rows / (16 * num_threads);
-    return std::clamp<int64_t>((share + 11) / 12 * 12, 12, 96);  // 12: kernels take two, three or four rows at once
+    return std::clamp<int64_t>((share + unit - 1) / unit * unit, unit, 96);
 }
 
 int run_step(const Kernels& kernels, Team& team, const Model& model, const Step& step) {

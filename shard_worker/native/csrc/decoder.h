@@ -46,7 +46,7 @@ struct Step {
 };
 
 // Rows of a matrix that a thread takes at once: small enough to share the work evenly.
-int64_t piece_of(int64_t rows, int num_threads);
+int64_t piece_of(const Matrix& matrix, int64_t rows, int num_threads);
 
 // Run a step. Returns 0, or what the all-reduce that failed returned.
 int run_step(const Kernels& kernels, Team& team, const Model& model, const Step& step);

@@ -5,13 +5,22 @@
 
 namespace tandem {
 
-enum class Format : int32_t { float32 = 0, bfloat16 = 1, int8 = 2, int4_bfloat16 = 3, int4_float32 = 4 };
+enum class Format : int32_t {
+    float32 = 0,
+    bfloat16 = 1,
+    int8 = 2,
+    int4_bfloat16 = 3,
+    int4_float32 = 4,
+    packed_int8 = 5,
+    packed_int4 = 6
+};
 
 // A weight matrix [rows, columns], row-major. The caller keeps its memory alive.
 //   float32, bfloat16: `weight` is the matrix.
 //   int8: `weight` int8[rows, columns], `scale` float32[rows]; w = q * scale.
 //   int4: `weight` uint8[rows, ceil(columns / 2)], low nibble first; `scale` holds [rows, groups, 2] pairs
 //         (scale, zero) of bfloat16 or float32; w = (q - 8) * scale + zero. `group` is a multiple of 32.
+//   packed: as packed.h has it; `rows` and `columns` without padding, `scale` with, and null for int4.
 struct Matrix {
     int32_t format;
     int32_t group;
@@ -23,6 +32,7 @@ struct Matrix {
     bool is_int4() const {
         return format == int32_t(Format::int4_bfloat16) || format == int32_t(Format::int4_float32);
     }
+    bool is_packed() const { return format >= int32_t(Format::packed_int8); }
 };
 
 // Positions of a context that one task takes at most; a multiple of every register's width.
@@ -40,7 +50,10 @@ struct AttentionTask {
     float* out;                   // [queries, head_dim + 2]: unnormalised sum, then maximum, then sum of weights
 };
 
-// Activations are float32 and so is every sum. A result never depends on the other rows of a call.
+struct QuantizedRows;
+
+// Activations are float32 and so is every sum, but for packed matrices. A result never depends on the other rows of a
+// call.
 struct Kernels {
     const char* name;
     // out[m, n] (+)= sum over k of x[m, k] w[n, k] for rows n in [first, last); x as `arrange` left it.
@@ -52,6 +65,11 @@ struct Kernels {
     void (*round)(const float* x, int64_t count, uint16_t* out);
     // Put each of x's rows into the order in which a 4-bit matrix is unpacked. In place.
     void (*arrange)(float* x, int64_t ldx, int64_t num_rows, int64_t columns);
+    // Make rows [first, last) of x, [rows, matrix.columns], 8-bit integers for products with a packed matrix, and
+    // multiply by those. Both null where there are no such products.
+    void (*quantize)(const Matrix& matrix, const float* x, int64_t first, int64_t last, const QuantizedRows& to);
+    void (*linear_packed)(const Matrix& matrix, const QuantizedRows& x, int64_t first, int64_t last, float* out,
+                          int64_t ldo, bool accumulate);
     // Root mean square norm of one row.
     void (*norm)(const float* x, const float* weight, float eps, int64_t width, float* out);
     // out = silu(gate) * up.
@@ -65,6 +83,7 @@ extern const Kernels kernels_portable;
 #if defined(__x86_64__)
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
+extern const Kernels kernels_avx512_vnni;
 extern const Kernels kernels_avx512_bf16;
 #endif
 

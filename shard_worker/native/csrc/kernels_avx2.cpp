@@ -2,11 +2,17 @@
 // clang-format off
 #include "vec_avx2.h"
 #include "linear.h"
+#include "int_avx2.h"
+namespace { using Int = IntAvx2; }
+#include "quantize.h"
+#include "linear_packed.h"
 #include "pointwise.h"
 #include "attention.h"
 
 namespace tandem {
 
-const Kernels kernels_avx2 = {"avx2", linear, nullptr, nullptr, arrange, norm, silu_mul, attend<float>, attend<uint16_t>};
+const Kernels kernels_avx2 = {
+    "avx2", linear, nullptr, nullptr, arrange, quantize, linear_packed,
+    norm, silu_mul, attend<float>, attend<uint16_t>};
 
 }  // namespace tandem

@@ -1,13 +1,19 @@
-// The kernels with AVX-512 and its bfloat16 products.
+// The kernels with AVX-512, its sums of products of bytes and its bfloat16 products.
 // clang-format off
 #include "vec_avx512.h"
 #include "linear.h"
 #include "dot_bfloat16.h"
+#include "int_vnni.h"
+namespace { using Int = IntVnni; }
+#include "quantize.h"
+#include "linear_packed.h"
 #include "pointwise.h"
 #include "attention.h"
 
 namespace tandem {
 
-const Kernels kernels_avx512_bf16 = {"avx512_bf16", linear, linear_rounded, round, arrange, norm, silu_mul, attend<float>, attend<uint16_t>};
+const Kernels kernels_avx512_bf16 = {
+    "avx512_bf16", linear, linear_rounded, round, arrange, quantize, linear_packed,
+    norm, silu_mul, attend<float>, attend<uint16_t>};
 
 }  // namespace tandem

@@ -7,6 +7,8 @@
 
 namespace tandem {
 
-const Kernels kernels_portable = {"portable", linear, nullptr, nullptr, arrange, norm, silu_mul, attend<float>, attend<uint16_t>};
+const Kernels kernels_portable = {
+    "portable", linear, nullptr, nullptr, arrange, nullptr, nullptr,
+    norm, silu_mul, attend<float>, attend<uint16_t>};
 
 }  // namespace tandem

@@ -139,6 +139,9 @@ void linear_with(const Matrix& matrix, const typename Dot::Activation* x, int64_
             return linear_of<Dot, Int4<uint16_t>>(matrix, x, ldx, num_rows, first, last, out, ldo, accumulate);
         case Format::int4_float32:
             return linear_of<Dot, Int4<float>>(matrix, x, ldx, num_rows, first, last, out, ldo, accumulate);
+        case Format::packed_int8:
+        case Format::packed_int4:
+            return;  // linear_packed.h's
     }
 }
 

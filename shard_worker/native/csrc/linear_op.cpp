@@ -10,14 +10,16 @@ class LinearJob : public Job {
   public:
     LinearJob(const Kernels& kernels, const Team& team, const Matrix& matrix, const float* x, int64_t num_rows,
               float* out, bool rounds)
-        : Job(1), kernels_(kernels), matrix_(matrix), piece_(piece_of(matrix.rows, team.size())), out_(out) {
-        activations_.x.assign(x, x + num_rows * matrix.columns);
-        activations_.prepare(kernels, matrix, num_rows, rounds);
+        : Job(1), kernels_(kernels), matrix_(matrix), piece_(piece_of(matrix, matrix.rows, team.size())), out_(out),
+          rounds_(rounds) {
+        activations_.resize(matrix, num_rows);
+        std::copy_n(x, num_rows * matrix.columns, activations_.x());
+        activations_.prepare(kernels, matrix, 0, num_rows, rounds);
     }
 
     void work(int) override {
         run_phase(0, matrix_.rows, piece_, [&](int64_t first, int64_t last) {
-            activations_.multiply(kernels_, matrix_, first, last, out_, matrix_.rows, false);
+            activations_.multiply(kernels_, matrix_, first, last, out_, matrix_.rows, false, rounds_);
         });
     }
 
@@ -27,6 +29,7 @@ class LinearJob : public Job {
     Activations activations_;
     const int64_t piece_;
     float* out_;
+    const bool rounds_;
 };
 
 }  // namespace

@@ -6,7 +6,7 @@ from common.errors import SettingsError
 from shard_worker.native import build
 from shard_worker.native.library import Runner
 
-KERNELS = ("avx512_bf16", "avx512", "avx2", "portable")
+KERNELS = ("avx512_bf16", "avx512_vnni", "avx512", "avx2", "portable")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,0 +1,1 @@
+"""`tandem bench-gpu`: is the GPU path right, and how fast is it? Stages in processes of their own, one deadline."""
