@@ -40,7 +40,7 @@ class DraftLink:
         self._breaker = Breaker()  # outlives streams: a worker that is lost and found is not yet a fast one
         self._on_proposals, self._on_end = on_proposals, on_end
         self._told = set[str]()
-        self._was_there = False
+        self._was_there = self._was_ever_there = False
 
     async def run(self) -> None:
         """Attach again and again; ends only by cancellation."""
@@ -50,10 +50,12 @@ class DraftLink:
             try:
                 await self._attend()
             except Refused as error:
-                self._tell(error.reason, f"draft worker {self.address} cannot be used: {error}")
+                self._tell(error.reason, logging.WARNING, f"draft worker {self.address} cannot be used: {error}")
                 await asyncio.sleep(REFUSED_PAUSE_S)
             except Unavailable as error:
-                self._tell("missing", f"draft worker {self.address} is missing: {error}")
+                # One that was never there may still be loading its model.
+                level = logging.WARNING if self._was_ever_there else logging.INFO
+                self._tell("missing", level, f"draft worker {self.address} is missing: {error}")
                 if self._was_there and time.monotonic() - began_s >= STEADY_S:
                     pause_s = MIN_PAUSE_S
                 await asyncio.sleep(pause_s)
@@ -70,7 +72,7 @@ class DraftLink:
                     stream = await DraftStream.attach(call, self._target, self._breaker)
             except TimeoutError:
                 raise Unavailable(f"no answer within {ATTACH_TIMEOUT_S:g} s") from None
-            self.stream, self._was_there = stream, True
+            self.stream, self._was_there, self._was_ever_there = stream, True, True
             self._told.clear()
             log.info("draft worker %s is there: %s", self.address, stream.source)
             try:
@@ -81,7 +83,7 @@ class DraftLink:
         finally:
             await channel.close()
 
-    def _tell(self, kind: str, line: str) -> None:
+    def _tell(self, kind: str, level: int, line: str) -> None:
         if kind not in self._told:
             self._told.add(kind)
-            log.warning("%s", line)
+            log.log(level, "%s", line)

@@ -18,19 +18,24 @@ from gateway.speculation.step_costs import DraftCosts, StepCosts
 from gateway.waterfall import StepTimes
 
 _SMOOTHING = 0.1
+_FIXED_DEADLINE_S = 1.0  # for drafts that are waited for although they do not pay
 
 
 class Speculator:
     """Speculation for all requests of a step loop. All calls come from the event loop; only `propose` waits."""
 
-    def __init__(self, pool: DraftPool | None, reads_text: bool, max_draft_tokens: int) -> None:
-        """Without a pool, drafts come from the requests' own text alone, and only where `reads_text`."""
+    def __init__(self, pool: DraftPool | None, reads_text: bool, max_draft_tokens: int, fixed: bool = False) -> None:
+        """Without a pool, drafts come from the requests' own text alone, and only where `reads_text`.
+
+        `fixed` drafts as many tokens as may be drafted and waits for them, whether that pays or not.
+        """
         self.max_draft_tokens = max_draft_tokens
         self._pool = pool
         self._reads_text = reads_text
+        self._fixed = fixed
         self._costs = StepCosts()
         self._draft_costs = DraftCosts(self._costs)
-        self._control = LengthControl(self._costs, self._draft_costs, max_draft_tokens)
+        self._control = LengthControl(self._costs, self._draft_costs, max_draft_tokens, fixed)
         self._priors = {source: Acceptance() for source in SOURCES}
         self._drafters: dict[Generation, Drafter] = {}
         self._overhead_s = 0.0
@@ -95,7 +100,7 @@ class Speculator:
     async def _ask(self, asked: dict[Drafter, int]) -> None:
         assert self._pool is not None
         longest = max(asked.values())
-        deadline_s = self._draft_costs.deadline_s(longest)
+        deadline_s = _FIXED_DEADLINE_S if self._fixed else self._draft_costs.deadline_s(longest)
         began_ns = time.perf_counter_ns()
         waiting = [d for d, length in asked.items() if self._pool.ask(d.request, length, deadline_s)]
         await self._pool.wait([drafter.request for drafter in waiting], deadline_s)

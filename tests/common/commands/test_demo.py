@@ -20,6 +20,7 @@ FLAGS: dict[str, Any] = {
     "max_tokens": 3,
     "stop": (),
     "ignore_eos": False,
+    "max_draft_tokens": None,
 }
 
 
