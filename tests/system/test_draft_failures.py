@@ -20,7 +20,8 @@ from tests.support.tiny_model import TinyModel, TinyShape, make_tiny_model
 from tests.support.watched_streams import wait_for_drafts, watched
 
 ATTEMPTS = 3
-STOPPED_S = 2.5
+BEFORE_S = 2.0
+STOPPED_S = 6.0  # so long that the breaker has opened for longer than the worker may take to be used again
 USED_AGAIN_S = 5.0
 LONGEST_GAP = 3.0  # over a stream's median
 DEADLINE_S = 60.0
@@ -71,7 +72,7 @@ def test_a_stopped_worker_holds_nobody_up_and_is_used_again(tiny_model: TinyMode
         attempts, is_quiet = list[str](), False
         while not is_quiet and len(attempts) < ATTEMPTS:
             began_s = time.monotonic()
-            time.sleep(STOPPED_S)
+            time.sleep(BEFORE_S)
             stopped_s = time.monotonic()
             draft.signal(signal.SIGSTOP)
             time.sleep(STOPPED_S)
