@@ -36,7 +36,7 @@ from tests.sampling.speculation_chain import (
 from tests.support.tiny_model import TinyShape, random_model
 
 SAMPLES = 860_000
-WRONG_SAMPLES = 100_000
+WRONG_SAMPLES = 80_000
 TEMPERATURE = 1.4
 ALPHA = 1e-6
 RANDOM = random.Random(5)
@@ -88,6 +88,9 @@ class WrongDecision(Decision):
     def __init__(self, plan: StepPlan, jobs: Sequence[Generation], ranks: Any) -> None:
         super().__init__(plan, jobs, ranks)
         self.ranks: Ranks = ranks
+        self.p_PV = ranks.processed_PV.softmax(1).numpy()
+        self.q_PV = ranks.draft_processed_PV.softmax(1).numpy()
+        self.noise_PV = ranks.noise_PV.numpy()
 
 
 class SharedNoiseWithRatioRule(WrongDecision):
@@ -98,19 +101,18 @@ class SharedNoiseWithRatioRule(WrongDecision):
     async def _draw(self, candidates: Candidates, position: int, job: Generation, draft_id: int | None) -> Outcome:
         if draft_id is None:
             return await super()._draw(candidates, position, job, None)
-        p_V = self.ranks.processed_PV[position].softmax(0)
-        q_V = self.ranks.draft_processed_PV[position].softmax(0)
+        p_V, q_V = self.p_PV[position], self.q_PV[position]
         if RANDOM.random() < p_V[draft_id] / q_V[draft_id]:
             return Outcome((draft_id,))
-        scores_V = (p_V - q_V).clamp(min=0).log() + self.ranks.noise_PV[position]
-        return Outcome((int(scores_V.argmax()),))
+        rest_V = np.maximum(p_V - q_V, 1e-30)
+        return Outcome((int((np.log(rest_V) + self.noise_PV[position]).argmax()),))
 
 
 class TopTwoAccepted(WrongDecision):
     """Accepts a draft that is one of the target's two likeliest tokens."""
 
     async def _draw(self, candidates: Candidates, position: int, job: Generation, draft_id: int | None) -> Outcome:
-        if draft_id is not None and draft_id in self.ranks.processed_PV[position].topk(2).indices.tolist():
+        if draft_id is not None and draft_id in self.p_PV[position].argsort()[-2:]:
             return Outcome((draft_id,))
         return await super()._draw(candidates, position, job, draft_id)
 
@@ -119,8 +121,8 @@ class BonusWithNoiseBefore(WrongDecision):
     """Draws the token after a wholly accepted draft with the noise of the position before."""
 
     async def _draw(self, candidates: Candidates, position: int, job: Generation, draft_id: int | None) -> Outcome:
-        noise_V = self.ranks.noise_PV[position - (draft_id is None and self.follows_draft(position))]
-        return Outcome((int((self.ranks.processed_PV[position] + noise_V).argmax()),))
+        noise_V = self.noise_PV[position - (draft_id is None and self.follows_draft(position))]
+        return Outcome((int((np.log(self.p_PV[position]) + noise_V).argmax()),))
 
     def follows_draft(self, position: int) -> bool:
         """Whether a position is the last of a row that has a draft."""
