@@ -24,7 +24,7 @@ def table_lines(results: SpeculationResults) -> Iterator[str]:
     yield from aligned(HEADER, [_row(results, cell) for cell in results.cells])
     yield ""
     yield "accepted %: of drafted tokens. drafted %: of passes; wait: how long each of those was held back for a worker"
-    yield "formula: tok/s from chances pooled over K and costs pooled over T; of it: how much was reached"
+    yield "formula: tok/s by chances and costs taken from all K together; of it: how much was reached"
     for cell in results.cells:
         if cell.failures:
             yield f"{cell.key}: {len(cell.failures)} of {len(cell.failures) + cell.requests} failed: {cell.failures[0]}"

@@ -55,18 +55,20 @@ def test_with_one_chance_everywhere_the_formula_is_that_of_leviathan() -> None:
         assert predicted[Key("worker", 0.0, length)] == pytest.approx(tokens / (0.010 + 0.001 * length))
 
 
-def test_chances_come_from_all_lengths_and_costs_from_all_temperatures() -> None:
+def test_chances_and_costs_come_from_all_lengths() -> None:
     cells = [
         cell(0.0, [1, 1, 1, 1], 1, 10),
         cell(0.0, [2, 0, 2, 0], 2, 20),
-        cell(0.7, [0, 0, 0, 0], 1, 30),
+        cell(0.0, [1, 0, 0, 0], 3, 21),
+        cell(0.7, [0, 0, 0, 0], 1, 40),
         cell(0.0, [1, 1], 1, 1000, proposer="ngram"),
     ]
     predicted = predicted_tokens_per_s(cells)
-    # The first position was accepted in 6 of 8 passes at T 0; a pass with one drafted token takes (4*10 + 4*30) / 8 ms.
-    assert predicted[Key("worker", 0.0, 1)] == pytest.approx((1 + 6 / 8) / 0.020)
-    assert predicted[Key("worker", 0.0, 2)] == pytest.approx((1 + 6 / 8 + 2 / 4) / 0.020)
-    assert predicted[Key("worker", 0.7, 1)] == pytest.approx(1 / 0.020)
+    # The first position was accepted in 7 of 12 passes; a line through 10, 20 and 21 ms has 17 in the middle.
+    assert predicted[Key("worker", 0.0, 2)] == pytest.approx((1 + 7 / 12 + 2 / 8) / 0.017)
+    assert predicted[Key("worker", 0.0, 3)] == pytest.approx((1 + 7 / 12 + 2 / 8) / 0.0225)
+    assert predicted[Key("worker", 0.7, 1)] == pytest.approx(1 / 0.040)
+    assert predicted[Key("ngram", 0.0, 1)] == pytest.approx(2 / 1.0)
 
 
 def results() -> SpeculationResults:
@@ -82,7 +84,7 @@ def test_the_table_says_what_drafting_brought() -> None:
     assert rows[0] == ["worker", "0", "0", "100.0", "1.00", "-", "1.00", "0", "-", "100.0", "1.00"]
     # 8 tokens in 4 passes of 16 ms; 4 of 12 drafted tokens accepted.
     assert rows[1] == ["worker", "0", "3", "125.0", "1.25", "33.3", "2.00", "100", "1.00", "125.0", "1.00"]
-    assert rows[2] == ["worker", "0.7", "3", "-", "-", "-", "-", "-", "-", "62.5", "-"]
+    assert rows[2] == ["worker", "0.7", "3", "-", "-", "-", "-", "-", "-", "-", "-"]
 
 
 def test_the_file_has_the_counts_and_what_follows_from_them() -> None:
