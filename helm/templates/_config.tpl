@@ -1,0 +1,23 @@
+{{/* Settings files, read by the same code that reads the flags of tandem serve. */}}
+
+{{/* What a gateway finds in a request's own text costs no trip, so it looks there wherever anything drafts. */}}
+{{- define "tandem.gatewayConfig" -}}
+gateway.yaml: |
+  {{- merge (dict "model" (include "tandem.checkpoint" .Values.model.name) "listen" "0.0.0.0:50051") .Values.gateway.settings (ternary (dict "ngram" true) dict .Values.draft.enabled) | toYaml | nindent 2 }}
+{{- end }}
+
+{{- define "tandem.verifierConfig" -}}
+ranks.yaml: |
+  {{- dict "ranks_per_host" (int .Values.verifier.ranksPerNode) "device" (ternary "cpu" "cuda" (eq .Values.accelerator "cpu")) "bind" "0.0.0.0" "port" 50060 | toYaml | nindent 2 }}
+shard.yaml: |
+  {{- merge (dict "model" (include "tandem.checkpoint" .Values.model.name)) .Values.verifier.settings | toYaml | nindent 2 }}
+{{- end }}
+
+{{- define "tandem.draftConfig" -}}
+{{- $chosen := dict "proposer" "ngram" -}}
+{{- if .Values.draft.model -}}
+{{- $chosen = dict "proposer" "model" "model" (include "tandem.checkpoint" .Values.draft.model) "device" (ternary "cpu" "cuda:0" (eq (include "tandem.draftAccelerator" .) "cpu")) -}}
+{{- end -}}
+draft.yaml: |
+  {{- merge $chosen (dict "listen" "0.0.0.0:50070") .Values.draft.settings | toYaml | nindent 2 }}
+{{- end }}

@@ -1,0 +1,27 @@
+{{- define "tandem.policyHead" }}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  name: {{ include "tandem.fullname" .root }}-{{ default "default-deny" .component }}
+  labels:
+    {{- include "tandem.labels" . | nindent 4 }}
+spec:
+  podSelector:
+    matchLabels:
+      {{- include "tandem.selector" . | nindent 6 }}
+  policyTypes: [Ingress, Egress]
+{{- end }}
+
+{{- define "tandem.downloadRule" }}
+{{- if eq .Values.model.source "download" }}
+    - to: {{ toJson .Values.networkPolicy.downloadFrom }}
+      ports: [{protocol: TCP, port: 443}]
+{{- end }}
+{{- end }}
+
+{{- define "tandem.peer" }}
+        - podSelector:
+            matchLabels:
+              {{- include "tandem.selector" . | nindent 14 }}
+{{- end }}
