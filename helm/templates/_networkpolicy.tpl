@@ -14,7 +14,8 @@ spec:
 {{- end }}
 
 {{- define "tandem.downloadRule" }}
-{{- if eq .Values.model.source "download" }}
+{{- /* An empty list of peers would mean all of them. */}}
+{{- if and (eq .Values.model.source "download") .Values.networkPolicy.downloadFrom }}
     - to: {{ toJson .Values.networkPolicy.downloadFrom }}
       ports: [{protocol: TCP, port: 443}]
 {{- end }}

@@ -7,7 +7,7 @@
 {{- if ne $v.mode "lws" }}{{ $_ := set $selector "group" .group }}{{ end -}}
 metadata:
   labels:
-    {{- include "tandem.labels" $selector | nindent 4 }}
+    {{- include "tandem.selector" $selector | nindent 4 }}
   annotations:
     checksum/config: {{ include "tandem.verifierConfig" .root | sha256sum }}
     # A mesh's proxy has no place between ranks: their ports cannot be known.
