@@ -1,6 +1,5 @@
 """One host's ranks: which processes they are, and that a lost host ends the others. Hosts are loopback addresses."""
 
-import os
 import signal
 import socket
 import subprocess
@@ -13,6 +12,7 @@ import pytest
 from common.errors import SettingsError
 from shard_worker.rank_host import plan_ranks
 from shard_worker.rank_host_settings import RankHostSettings
+from tests.support.cluster import environment
 from tests.support.tiny_model import TinyShape, make_tiny_model
 
 HOSTS = ("127.0.0.1", "127.0.0.2")
@@ -75,7 +75,7 @@ def _start(number: int, model: Path, port: int, rendezvous_port: int, folder: Pa
     environ = {"TANDEM_SHARD_MODEL": str(model), "TANDEM_SHARD_DTYPE": "float32", "TANDEM_SHARD_THREADS": "1"}
     environ |= {"TANDEM_SHARD_KV_CACHE_TOKENS": "256", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     with (folder / f"{number}.log").open("wb") as log:
-        return subprocess.Popen(line, env={**os.environ, **environ}, stdout=log, stderr=log)
+        return subprocess.Popen(line, env={**environment(), **environ}, stdout=log, stderr=log)
 
 
 def _until_serving(folder: Path, hosts: list[subprocess.Popen[bytes]]) -> None:
