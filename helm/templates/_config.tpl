@@ -7,10 +7,12 @@ gateway.yaml: |
 {{- end }}
 
 {{- define "tandem.verifierConfig" -}}
+{{- /* Pods of other nodes may have images to pull before their ranks come. */}}
+{{- $waiting := ternary (dict "rendezvous_timeout_s" (mul .Values.verifier.startupMinutes 60)) dict (gt (int .Values.verifier.nodes) 1) -}}
 ranks.yaml: |
   {{- dict "ranks_per_host" (int .Values.verifier.ranksPerNode) "device" (ternary "cpu" "cuda" (eq .Values.accelerator "cpu")) "bind" "0.0.0.0" "port" 50060 | toYaml | nindent 2 }}
 shard.yaml: |
-  {{- merge (dict "model" (include "tandem.checkpoint" .Values.model.name)) .Values.verifier.settings | toYaml | nindent 2 }}
+  {{- merge (dict "model" (include "tandem.checkpoint" .Values.model.name)) .Values.verifier.settings $waiting | toYaml | nindent 2 }}
 {{- end }}
 
 {{- define "tandem.draftConfig" -}}

@@ -103,6 +103,13 @@ def test_gateways_dial_the_ranks_that_pods_start(preset: str, tmp_path: Path) ->
         assert started == dialled
 
 
+def test_ranks_wait_for_pods_that_pull_images(tmp_path: Path) -> None:
+    for preset, waited_s in (("lws", 30 * 60.0), ("nvidia", None)):
+        (tmp_path / "shard.yaml").write_text(settings_files(rendered(preset), "verifier")["shard.yaml"])
+        settings = resolve(ShardSettings, "TANDEM_SHARD", {}, {}, tmp_path / "shard.yaml")
+        assert settings.rendezvous_timeout_s == waited_s
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_flag_and_command_exists(preset: str) -> None:
     for name, pod in pod_templates(rendered(preset)):
