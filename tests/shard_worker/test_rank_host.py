@@ -1,6 +1,5 @@
 """One host's ranks: which processes they are, and that a lost host ends the others. Hosts are loopback addresses."""
 
-import signal
 import socket
 import subprocess
 import sys
@@ -53,25 +52,32 @@ def test_what_a_rank_would_refuse_is_refused_first(
         plan_ranks(settings, environ, tmp_path)
 
 
-def test_a_lost_host_ends_the_other_one(tmp_path: Path) -> None:
+def test_a_lost_host_ends_the_other_one_and_a_new_group_forms(tmp_path: Path) -> None:
     model = make_tiny_model(tmp_path / "tiny", TinyShape()).folder
-    port, rendezvous_port = _free_port(), _free_port()
-    hosts = [_start(number, model, port, rendezvous_port, tmp_path) for number in range(2)]
+    ports = _free_port(), _free_port()
+    hosts = [_start(number, model, ports, tmp_path) for number in range(2)]
     try:
         _until_serving(tmp_path, hosts)
-        hosts[1].send_signal(signal.SIGKILL)
+        hosts[1].kill()
         assert hosts[0].wait(END_S) == 1
         assert "host 127.0.0.2 of the group was lost" in (tmp_path / "0.log").read_text()
+        hosts[1].wait()
+        hosts = [_start(number, model, ports, tmp_path) for number in range(2)]
+        _until_serving(tmp_path, hosts)
+        for host in hosts:
+            host.terminate()
+        # The first one to stop may be a lost host to the other.
+        assert sorted(host.wait(END_S) for host in hosts) in ([0, 0], [0, 1])
     finally:
         for host in hosts:
             host.kill()
             host.wait()
 
 
-def _start(number: int, model: Path, port: int, rendezvous_port: int, folder: Path) -> subprocess.Popen[bytes]:
+def _start(number: int, model: Path, ports: tuple[int, int], folder: Path) -> subprocess.Popen[bytes]:
     line = [sys.executable, "-m", "common.cli.main", "serve", "ranks", "--hosts", ",".join(HOSTS)]
-    line += ["--host", str(number), "--bind", HOSTS[number], "--port", str(port)]
-    line += ["--rendezvous-port", str(rendezvous_port)]
+    line += ["--host", str(number), "--bind", HOSTS[number], "--port", str(ports[0])]
+    line += ["--rendezvous-port", str(ports[1])]
     environ = {"TANDEM_SHARD_MODEL": str(model), "TANDEM_SHARD_DTYPE": "float32", "TANDEM_SHARD_THREADS": "1"}
     environ |= {"TANDEM_SHARD_KV_CACHE_TOKENS": "256", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     with (folder / f"{number}.log").open("wb") as log:
