@@ -58,6 +58,11 @@ def test_the_schema_knows_exactly_the_settings_that_are_free(service: str) -> No
     section = schema()["properties"][service]["properties"]["settings"]
     assert section["additionalProperties"] is False
     assert set(section["properties"]) == set(cls.model_fields) - ours
+    for name, field in cls.model_json_schema()["properties"].items():
+        if name not in ours:  # a field that may be None has its type first
+            kind = field.get("anyOf", [field])[0]
+            bounds = ("type", "enum", "minimum", "maximum", "exclusiveMinimum")
+            assert section["properties"][name] == {key: kind[key] for key in bounds if key in kind}, name
 
 
 @pytest.mark.parametrize("preset", PRESETS)
