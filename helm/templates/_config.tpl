@@ -11,15 +11,25 @@ gateway.yaml: |
 {{- $waiting := ternary (dict "rendezvous_timeout_s" (mul .Values.verifier.startupMinutes 60)) dict (gt (int .Values.verifier.nodes) 1) -}}
 ranks.yaml: |
   {{- dict "ranks_per_host" (int .Values.verifier.ranksPerNode) "device" (ternary "cpu" "cuda" (eq .Values.accelerator "cpu")) "bind" "0.0.0.0" "port" 50060 | toYaml | nindent 2 }}
+{{- $threads := include "tandem.threads" (dict "accelerator" .Values.accelerator "resources" .Values.verifier.resources "processes" .Values.verifier.ranksPerNode) | fromYaml }}
 shard.yaml: |
-  {{- merge (dict "model" (include "tandem.checkpoint" .Values.model.name)) .Values.verifier.settings $waiting | toYaml | nindent 2 }}
+  {{- merge (dict "model" (include "tandem.checkpoint" .Values.model.name)) .Values.verifier.settings $waiting $threads | toYaml | nindent 2 }}
 {{- end }}
 
 {{- define "tandem.draftConfig" -}}
 {{- $chosen := dict "proposer" "ngram" -}}
+{{- $threads := dict -}}
 {{- if .Values.draft.model -}}
+{{- $threads = include "tandem.threads" (dict "accelerator" (include "tandem.draftAccelerator" .) "resources" .Values.draft.resources "processes" 1) | fromYaml -}}
 {{- $chosen = dict "proposer" "model" "model" (include "tandem.checkpoint" .Values.draft.model) "device" (ternary "cpu" "cuda:0" (eq (include "tandem.draftAccelerator" .) "cpu")) -}}
 {{- end -}}
 draft.yaml: |
-  {{- merge $chosen (dict "listen" "0.0.0.0:50070") .Values.draft.settings | toYaml | nindent 2 }}
+  {{- merge $chosen (dict "listen" "0.0.0.0:50070") .Values.draft.settings $threads | toYaml | nindent 2 }}
+{{- end }}
+
+{{/* Threads of a process that computes on CPUs: its share of the cores that are requested. It would count the node's. */}}
+{{- define "tandem.threads" -}}
+{{- if eq .accelerator "cpu" -}}
+threads: {{ max 1 (div (int (dig "requests" "cpu" 1 .resources)) .processes) }}
+{{- end -}}
 {{- end }}

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from common.cli.main import tandem
@@ -106,6 +107,17 @@ def test_gateways_dial_the_ranks_that_pods_start(preset: str, tmp_path: Path) ->
                 assert line[line.index("--tp") + 1] == str(len(dialled))
                 started.append(f"{host}:{line[line.index('--listen') + 1].rpartition(':')[2]}")
         assert started == dialled
+
+
+def test_threads_are_those_that_are_requested() -> None:
+    """Without a number a process would take all cores of its node, whatever its pod may use."""
+    given = settings_files(rendered("cpu"), "verifier")["shard.yaml"]
+    assert yaml.safe_load(given)["threads"] == 1
+    shared = rendered("cpu", 'verifier.resources.requests={"cpu": "6"}', "verifier.settings={}")  # by two ranks
+    assert yaml.safe_load(settings_files(shared, "verifier")["shard.yaml"])["threads"] == 3
+    drafts = rendered("cpu", 'draft.model="small"', 'draft.resources.requests.cpu="250m"')
+    assert yaml.safe_load(settings_files(drafts, "draft")["draft.yaml"])["threads"] == 1
+    assert "threads" not in yaml.safe_load(settings_files(rendered("amd"), "verifier")["shard.yaml"])
 
 
 def test_ranks_wait_for_pods_that_pull_images(tmp_path: Path) -> None:
