@@ -83,6 +83,7 @@ class Engine:
             device,
             settings.collective_timeout_s,
             settings.collectives,
+            settings.rendezvous_timeout_s,
         )
         path = ATTENTION_PATHS[settings.attention]
         model = load_model(reader, arch, part, group, path, dtype, device, quantization)
