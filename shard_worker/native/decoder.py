@@ -164,7 +164,7 @@ class _Reduction:
 
 def _layer_matrices(layer: Layer) -> tuple[Matrix, ...]:
     """Return the matrices in the order of the C struct."""
-    attention, feed_forward = layer.attention, layer.feed_forward
+    attention, feed_forward = layer.attention, layer.dense
     modules = (attention.qkv, attention.output, feed_forward.gate_up, feed_forward.down)
     return tuple(matrix_of(module) for module in modules)
 

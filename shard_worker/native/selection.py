@@ -32,6 +32,8 @@ def native_decoder(
             raise SettingsError("they are for the CPU")
         if attention == "reference":
             raise SettingsError("reference attention is PyTorch's")
+        if model.departures:
+            raise SettingsError(f"they compute plain Llama, and this model has {', '.join(model.departures)}")
         runner = Runner(torch.get_num_threads())
         if runner.packs and cache.layer(0).dtype == torch.bfloat16:  # a float32 model's activations are never rounded
             pack_matrices(model)

@@ -1,0 +1,56 @@
+"""Tiny random models of every family: all ranks together are transformers, logits to 1e-3 and greedy ids exactly."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from common.manifest import read_manifest
+from shard_worker.checkpoint.output_folder import OutputFolder
+from shard_worker.quantization.quantize import Mode, QuantizeOptions, quantize
+from tests.support.greedy import assert_matches
+from tests.support.local_ranks import LocalRanks
+from tests.support.reference import reference_logits
+from tests.support.tiny_families import FAMILIES, TinyFamilyModel, make_family
+
+LETTERS = random.Random(7).choices(range(259), k=200)
+PROMPTS = [LETTERS[at : at + size] for at, size in ((0, 1), (3, 15), (40, 17), (100, 70))]
+NUM_TOKENS = 64
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TinyFamilyModel:
+    """One model of each family and shape."""
+    return make_family(tmp_path_factory.mktemp("model"), request.param)
+
+
+@pytest.mark.parametrize("tp", [1, 2, 3])
+def test_all_ranks_together_are_transformers(model: TinyFamilyModel, tp: int) -> None:
+    with LocalRanks(model.folder, tp) as ranks:
+        answers = ranks.driver().generate(PROMPTS, NUM_TOKENS, chunk_tokens=13)
+    assert len({tuple(answer.ids) for answer in answers}) > 1, "the model says the same to everything"
+    for answer in answers:
+        assert_matches(answer, reference_logits(model.reference, answer.known).numpy(), 1e-3)
+
+
+def test_the_plain_formula_agrees(model: TinyFamilyModel) -> None:
+    with LocalRanks(model.folder, attention="reference") as ranks:
+        (answer,) = ranks.driver().generate(PROMPTS[-1:], 8)
+    assert_matches(answer, reference_logits(model.reference, answer.known).numpy(), 1e-3)
+
+
+@pytest.mark.parametrize("mode", ["int8", "int4", "int4-gptq"])
+def test_every_matrix_can_be_quantised(model: TinyFamilyModel, tmp_path: Path, mode: Mode) -> None:
+    text = tmp_path / "calibration.txt"
+    text.write_text("".join(chr(97 + id % 26) for id in LETTERS) * 8)
+    options = QuantizeOptions(mode, calibration=text, calibration_tokens=1024)
+    with OutputFolder(tmp_path / "quantised") as output:
+        quantize(model.folder, output, "tiny", options, lambda *_: None)
+    whole, small = (sum(d.bytes for d in read_manifest(at)[0].files.values()) for at in (model.folder, output.path))
+    assert small < 0.6 * whole
+    with LocalRanks(output.path, 2 if mode == "int8" else 1) as ranks:
+        (answer,) = ranks.driver().generate(PROMPTS[-1:], 1)
+    exact = reference_logits(model.reference, answer.prompt)[-1].numpy()
+    assert answer.first_row is not None
+    error = abs(answer.first_row - exact).mean() / abs(exact).mean()
+    assert 0 < error < (0.15 if mode == "int8" else 1.0)
