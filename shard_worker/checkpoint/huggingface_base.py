@@ -11,7 +11,7 @@ from common.manifest import Architecture, LinearScaling, LongRopeScaling, Rope, 
 from shard_worker.checkpoint.huggingface_names import LLAMA_NAMES, HubNames
 
 LayerType = Literal["full_attention", "sliding_attention"]
-RopeType = Literal["default", "llama3", "linear", "longrope"]
+RopeType = Literal["default", "llama3", "linear", "longrope", "su"]
 
 
 class Section(BaseModel):
@@ -37,8 +37,9 @@ class RopeParameters(Section):
 
     @property
     def kind(self) -> RopeType:
-        """The type, under whichever key."""
-        return self.rope_type or self.type or "default"
+        """The type, under whichever key. LongRoPE was called "su" at first."""
+        stated = self.rope_type or self.type or "default"
+        return "longrope" if stated == "su" else stated
 
 
 class HuggingFaceConfig(Section):
@@ -171,7 +172,7 @@ class HuggingFaceConfig(Section):
                     "original_context_length": rope.original_max_position_embeddings,
                 }
                 return Rope(theta=theta, scaling=RopeScaling(kind="llama3", **fields))
-            case "longrope":
+            case "longrope" | "su":
                 return Rope(theta=theta, scaling=self._short_longrope(rope))
 
     def _short_longrope(self, rope: RopeParameters) -> LongRopeScaling:

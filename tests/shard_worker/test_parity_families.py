@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import CheckpointError
 from common.manifest import read_manifest
 from shard_worker.checkpoint.output_folder import OutputFolder
 from shard_worker.quantization.quantize import Mode, QuantizeOptions, quantize
@@ -41,6 +42,8 @@ def test_the_plain_formula_agrees(model: TinyFamilyModel) -> None:
 
 @pytest.mark.parametrize("mode", ["int8", "int4", "int4-gptq"])
 def test_every_matrix_can_be_quantised(model: TinyFamilyModel, tmp_path: Path, mode: Mode) -> None:
+    if mode == "int4-gptq" and model.has_experts:
+        pytest.skip("refused, as tested below")
     text = tmp_path / "calibration.txt"
     text.write_text("".join(chr(97 + id % 26) for id in LETTERS) * 8)
     options = QuantizeOptions(mode, calibration=text, calibration_tokens=1024)
@@ -54,3 +57,15 @@ def test_every_matrix_can_be_quantised(model: TinyFamilyModel, tmp_path: Path, m
     assert answer.first_row is not None
     error = abs(answer.first_row - exact).mean() / abs(exact).mean()
     assert 0 < error < (0.15 if mode == "int8" else 1.0)
+
+
+def test_gptq_refuses_experts_by_name(tmp_path: Path) -> None:
+    model = make_family(tmp_path, "mixtral")
+    text = tmp_path / "calibration.txt"
+    text.write_text("abc " * 512)
+    options = QuantizeOptions("int4-gptq", calibration=text, calibration_tokens=1024)
+    with (
+        pytest.raises(CheckpointError, match="GPTQ does not know experts"),
+        OutputFolder(tmp_path / "quantised") as output,
+    ):
+        quantize(model.folder, output, "tiny", options, lambda *_: None)
