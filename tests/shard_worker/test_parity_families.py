@@ -34,6 +34,18 @@ def test_all_ranks_together_are_transformers(model: TinyFamilyModel, tp: int) ->
         assert_matches(answer, reference_logits(model.reference, answer.known).numpy(), 1e-3)
 
 
+@pytest.mark.parametrize("name", ["qwen2", "qwen2 with late windows", "qwen3", "mistral v0.1", "phi3 128k"])
+@pytest.mark.parametrize("tp", [1, 3])
+def test_native_code_computes_what_it_takes(tmp_path: Path, name: str, tp: int) -> None:
+    model = make_family(tmp_path, name)
+    long = LETTERS[:180]  # several stretches of the native attention, most of them outside of a window
+    with LocalRanks(model.folder, tp, native="on") as ranks:
+        answers = ranks.driver().generate([*PROMPTS, long], 40, chunk_tokens=13)
+        assert all(engine.computes_natively for engine in ranks.engines)
+    for answer in answers:
+        assert_matches(answer, reference_logits(model.reference, answer.known).numpy(), 1e-3)
+
+
 def test_the_plain_formula_agrees(model: TinyFamilyModel) -> None:
     with LocalRanks(model.folder, attention="reference") as ranks:
         (answer,) = ranks.driver().generate(PROMPTS[-1:], 8)

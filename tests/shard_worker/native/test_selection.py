@@ -42,6 +42,6 @@ def test_reference_attention_is_pytorch_s(tiny_model: TinyModel) -> None:
 
 
 def test_what_departs_from_llama_is_pytorch_s(tmp_path: Path) -> None:
-    folder = make_family(tmp_path, "qwen3").folder
-    with pytest.raises(SettingsError, match=r"compute plain Llama, and this model has query and key norms$"):
+    folder = make_family(tmp_path, "gemma2").folder
+    with pytest.raises(SettingsError, match="what this model has: output norms, activation gelu_tanh"):
         LocalRanks(folder, native="on")
