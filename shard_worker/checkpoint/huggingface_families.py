@@ -1,6 +1,7 @@
 """What each of the hub's model families adds to config.json, and what of it departs from Llama.
 
-The formulas are those of transformers' own classes, whose defaults a missing key has.
+The formulas are those of transformers' own classes, whose defaults a missing key has. Where such a default is a shape
+of one certain model, as with KV heads, the key must be there.
 """
 
 from typing import Any, ClassVar, Literal
@@ -31,6 +32,7 @@ class MistralConfig(HuggingFaceConfig):
     """Mistral 7B (Jiang et al. 2023): a sliding window in v0.1, none since."""
 
     model_type: Literal["mistral"]
+    num_key_value_heads: int | None
     hidden_act: Literal["silu"] = "silu"
     sliding_window: int | None = 4096
 
@@ -43,6 +45,7 @@ class MistralConfig(HuggingFaceConfig):
 
 
 class _QwenConfig(HuggingFaceConfig):
+    num_key_value_heads: int | None
     hidden_act: Literal["silu"] = "silu"
     use_sliding_window: bool = False
     sliding_window: int | None = 4096
@@ -130,6 +133,7 @@ class GemmaConfig(HuggingFaceConfig):
     names: ClassVar[HubNames] = GEMMA_NAMES
 
     model_type: Literal["gemma"]
+    num_key_value_heads: int | None
     # In this family "gelu" has always meant the tanh approximation.
     hidden_act: Literal["gelu", "gelu_pytorch_tanh"] = "gelu_pytorch_tanh"
     hidden_activation: Literal["gelu_pytorch_tanh"] | None = None
@@ -229,6 +233,7 @@ class MixtralConfig(HuggingFaceConfig):
     names: ClassVar[HubNames] = MIXTRAL_NAMES
 
     model_type: Literal["mixtral"]
+    num_key_value_heads: int | None
     hidden_act: Literal["silu"] = "silu"
     sliding_window: int | None = None
     num_local_experts: int = 8

@@ -55,12 +55,12 @@ def gpu_decoder(
 
 
 def _operations(attention: str, model: Llama, cache: KVCache, part: Partition) -> "TritonOperations":
+    if model.departures:
+        raise SettingsError(f"they compute plain Llama, and this model has {', '.join(model.departures)}")
     if model.rope.cos.device.type != "cuda":
         raise SettingsError("the device is no GPU")
     if attention == "reference":
         raise SettingsError("reference attention is PyTorch's")
-    if model.departures:
-        raise SettingsError(f"they compute plain Llama, and this model has {', '.join(model.departures)}")
     if find_spec("triton") is None:
         raise SettingsError("there is no Triton beside this PyTorch")
     # Imported here: it brings triton, which is not there on machines without a GPU.

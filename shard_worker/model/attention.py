@@ -47,7 +47,7 @@ class Scoring:
     window: int | None = None
 
 
-LLAMA_SCORING = Scoring()
+PLAIN = Scoring()
 
 
 class AttentionPath(Protocol):
@@ -60,19 +60,14 @@ class AttentionPath(Protocol):
         layer: int,
         buckets: list[RowBucket],
         heads: HeadMap,
-        scoring: Scoring = LLAMA_SCORING,
+        scoring: Scoring = PLAIN,
     ) -> Tensor:
         """Return softmax(scale q k) v for every token, [N, H, D]."""
         ...
 
 
 def fast_attention(
-    q_NHD: Tensor,
-    cache: KVCache,
-    layer: int,
-    buckets: list[RowBucket],
-    heads: HeadMap,
-    scoring: Scoring = LLAMA_SCORING,
+    q_NHD: Tensor, cache: KVCache, layer: int, buckets: list[RowBucket], heads: HeadMap, scoring: Scoring = PLAIN
 ) -> Tensor:
     """Return softmax(scale q k) v for every token, [N, H, D], with PyTorch's fused kernel, a bucket at a time.
 
@@ -102,12 +97,7 @@ def fast_attention(
 
 
 def reference_attention(
-    q_NHD: Tensor,
-    cache: KVCache,
-    layer: int,
-    buckets: list[RowBucket],
-    heads: HeadMap,
-    scoring: Scoring = LLAMA_SCORING,
+    q_NHD: Tensor, cache: KVCache, layer: int, buckets: list[RowBucket], heads: HeadMap, scoring: Scoring = PLAIN
 ) -> Tensor:
     """Return the same as `fast_attention`, written as the formula, float32 throughout."""
     out_NHD = torch.empty_like(q_NHD)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.manifest import Architecture
-from shard_worker.model.attention import LLAMA_SCORING, AttentionPath, HeadMap, RowBucket, Scoring
+from shard_worker.model.attention import PLAIN, AttentionPath, HeadMap, RowBucket, Scoring
 from shard_worker.model.feed_forward import Experts, FeedForward, place
 from shard_worker.model.kv_cache import KVCache
 from shard_worker.model.rope import RopeTable, rotate
@@ -55,9 +55,7 @@ class Attention(nn.Module):
         v = arch.variations
         self.queries, self.kv, self.head_dim = part.query_heads.size, part.kv_heads.size, arch.head_dim
         self.path, self.heads = path, heads
-        self.scoring = (
-            LLAMA_SCORING if v is None else Scoring(v.attention_scale, v.attention_soft_cap, v.windows[index])
-        )
+        self.scoring = PLAIN if v is None else Scoring(v.attention_scale, v.attention_soft_cap, v.windows[index])
         self.qkv = place((self.queries + 2 * self.kv) * arch.head_dim, arch.hidden_size)
         self.qkv_bias = nn.Parameter(torch.empty(self.qkv.out_features)) if v is not None and v.qkv_bias else None
         self.query_norm, self.key_norm = (

@@ -1,11 +1,12 @@
 """Tiny random models of every family: all ranks together are transformers, logits to 1e-3 and greedy ids exactly."""
 
 import random
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 
-from common.errors import CheckpointError
+from common.errors import CheckpointError, SettingsError
 from common.manifest import read_manifest
 from shard_worker.checkpoint.output_folder import OutputFolder
 from shard_worker.quantization.quantize import Mode, QuantizeOptions, quantize
@@ -44,6 +45,26 @@ def test_native_code_computes_what_it_takes(tmp_path: Path, name: str, tp: int) 
         assert all(engine.computes_natively for engine in ranks.engines)
     for answer in answers:
         assert_matches(answer, reference_logits(model.reference, answer.known).numpy(), 1e-3)
+
+
+@pytest.mark.parametrize("name", ["qwen2", "qwen3", "gemma2", "gemma3", "phi4 mini"])
+def test_bfloat16_is_as_close_as_transformers(tmp_path: Path, name: str) -> None:
+    model = make_family(tmp_path, name)
+    rounded = deepcopy(model.reference).bfloat16()
+    ours, theirs = 0.0, 0.0
+    with LocalRanks(model.folder, 2, dtype="bfloat16", native="off") as ranks:
+        for answer in ranks.driver().generate([LETTERS[at : at + 30] for at in range(0, 150, 10)], 1):
+            exact = reference_logits(model.reference, answer.prompt)[-1].numpy()
+            assert answer.first_row is not None
+            ours += float(abs(answer.first_row - exact).mean())
+            theirs += float(abs(reference_logits(rounded, answer.prompt)[-1].numpy() - exact).mean())
+    assert 0 < ours < 1.2 * theirs, ours / theirs
+
+
+def test_gpu_kernels_refuse_by_name(tmp_path: Path) -> None:
+    folder = make_family(tmp_path, "qwen2").folder
+    with pytest.raises(SettingsError, match=r"cannot be used: .* this model has query, key and value biases"):
+        LocalRanks(folder, gpu_kernels="on")
 
 
 def test_the_plain_formula_agrees(model: TinyFamilyModel) -> None:

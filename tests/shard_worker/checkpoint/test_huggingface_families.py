@@ -133,6 +133,14 @@ def test_mixtral_s_defaults(tmp_path: Path) -> None:
     assert found.rope.theta == 1e6
 
 
+@pytest.mark.parametrize("model_type", ["mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "mixtral"])
+def test_kv_heads_are_not_guessed(tmp_path: Path, model_type: str) -> None:
+    fields = {key: value for key, value in SHAPE.items() if key != "num_key_value_heads"}
+    (tmp_path / "config.json").write_text(json.dumps(fields | {"model_type": model_type}))
+    with pytest.raises(CheckpointError, match=r"num_key_value_heads .* Field required"):
+        read_config(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("model_type", "changes", "reason"),
     [
