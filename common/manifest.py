@@ -30,17 +30,68 @@ class RopeScaling(_Section):
     original_context_length: PositiveInt
 
 
+class LinearScaling(_Section):
+    """Position interpolation (Chen et al. 2023): every frequency divided by `factor`."""
+
+    kind: Literal["linear"]
+    factor: float = Field(gt=0)
+
+
+class LongRopeScaling(_Section):
+    """LongRoPE (Ding et al. 2024): each frequency divided by a factor of its own, cosines and sines multiplied."""
+
+    kind: Literal["longrope"]
+    factors: tuple[float, ...]
+    attention_factor: float = Field(gt=0)
+
+
 class Rope(_Section):
     """Rotary position embedding, half-split layout (the first half of a head rotates with the second)."""
 
     theta: float = Field(gt=0)
-    scaling: RopeScaling | None = None
+    scaling: RopeScaling | LinearScaling | LongRopeScaling | None = Field(default=None, discriminator="kind")
+
+
+class Experts(_Section):
+    """Feed-forward experts (Mixtral, Jiang et al. 2024): each token goes to `per_token` of `count`.
+
+    The router's softmax over all experts picks the largest, whose weights are then divided by their sum.
+    """
+
+    count: PositiveInt
+    per_token: PositiveInt
+
+
+class Variations(_Section):
+    """Everything in which a decoder may differ from plain Llama, all of it stated.
+
+    `windows` has one entry a layer: how many positions a token sees, itself included, or None for all. Layers with a
+    window rotate by `local_rope` where it is given. `rotary_dim` dimensions of a head, the first ones, are rotated.
+    `output_norms` norms what attention and feed-forward give before it is added to the residual. A soft cap c makes x
+    to c tanh(x / c).
+    """
+
+    qkv_bias: bool
+    qk_norm: bool
+    output_norms: bool
+    activation: Literal["silu", "gelu_tanh"]
+    embedding_scale: float = Field(gt=0)
+    rotary_dim: PositiveInt
+    attention_scale: float = Field(gt=0)
+    attention_soft_cap: float | None = Field(gt=0)
+    logit_soft_cap: float | None = Field(gt=0)
+    windows: tuple[PositiveInt | None, ...]
+    local_rope: Rope | None
+    experts: Experts | None
 
 
 class Architecture(_Section):
-    """The shape of a Llama-family decoder."""
+    """The shape of a decoder of the Llama family in the wide sense.
 
-    family: Literal["llama"]
+    `family` is a label. What is computed is in the other fields: without `variations`, plain Llama.
+    """
+
+    family: Literal["llama", "mistral", "mixtral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3"]
     layers: PositiveInt
     hidden_size: PositiveInt
     intermediate_size: PositiveInt
@@ -52,6 +103,51 @@ class Architecture(_Section):
     norm_eps: float = Field(gt=0)
     rope: Rope
     tied_embeddings: bool
+    # Left out where it is None, so that a Llama's manifest, and with it the checkpoint's hash, is what it always was.
+    variations: Variations | None = Field(default=None, exclude_if=lambda variations: variations is None)
+
+    @model_validator(mode="after")
+    def _states_a_decoder(self) -> Self:
+        if self.variations is None:
+            if self.family != "llama":
+                raise ValueError(f"a {self.family} states its variations")
+            self._check_rope(self.rope, self.head_dim)
+            return self
+        v = self.variations
+        if len(v.windows) != self.layers:
+            raise ValueError(f"{len(v.windows)} windows for {self.layers} layers")
+        if v.rotary_dim > self.head_dim or v.rotary_dim % 2:
+            raise ValueError(f"rotary_dim {v.rotary_dim} is odd or more than head_dim {self.head_dim}")
+        if v.experts is not None and v.experts.per_token > v.experts.count:
+            raise ValueError(f"{v.experts.per_token} experts a token, of {v.experts.count}")
+        for rope in (self.rope, *([] if v.local_rope is None else [v.local_rope])):
+            self._check_rope(rope, v.rotary_dim)
+        return self
+
+    @staticmethod
+    def _check_rope(rope: Rope, rotary_dim: int) -> None:
+        if isinstance(rope.scaling, LongRopeScaling) and len(rope.scaling.factors) != rotary_dim // 2:
+            raise ValueError(f"{len(rope.scaling.factors)} longrope factors for {rotary_dim // 2} frequencies")
+
+    @property
+    def departures(self) -> tuple[str, ...]:
+        """In what this decoder computes otherwise than plain Llama, in words: for code that knows only Llama."""
+        v = self.variations
+        if v is None:
+            return ()
+        found = {
+            "query, key and value biases": v.qkv_bias,
+            "query and key norms": v.qk_norm,
+            "output norms": v.output_norms,
+            f"activation {v.activation}": v.activation != "silu",
+            "embedding scale": v.embedding_scale != 1,
+            "partly rotated heads": v.rotary_dim != self.head_dim,
+            "attention scale": v.attention_scale != self.head_dim**-0.5,
+            "soft caps": v.attention_soft_cap is not None or v.logit_soft_cap is not None,
+            "sliding windows": any(window is not None for window in v.windows),
+            "experts": v.experts is not None,
+        }
+        return tuple(name for name, differs in found.items() if differs)
 
 
 class Quantization(_Section):

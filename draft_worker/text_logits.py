@@ -49,6 +49,7 @@ class TextModel:
             scored_ids_S=np.zeros(0, dtype=np.int32),
             run_ahead_R=0 * one,
         )
-        inputs = build_inputs(rows, self._cache.block_size, self._dtype, self._device)
+        block_size, windows = self._cache.block_size, self._model.windows
+        inputs = build_inputs(rows, block_size, self._dtype, self._device, windows=windows)
         for hidden_PM in self._model(inputs, self._cache).split(CHUNK_POSITIONS):
             yield self._model.logits(hidden_PM)

@@ -1,5 +1,7 @@
 """The one batch builder: rows of any kind become the tensors of a step."""
 
+from collections.abc import Collection
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -11,11 +13,16 @@ from shard_worker.plan import Counts, Rows, ranges, starts
 
 
 def build_inputs(
-    rows: Rows, block_size: int, dtype: torch.dtype, device: torch.device, with_buckets: bool = True
+    rows: Rows,
+    block_size: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    with_buckets: bool = True,
+    windows: Collection[int] = (),
 ) -> StepInputs:
     """Return the step's inputs. Reported tokens are the sampled ones in row order, then the scored ones.
 
-    The buckets are PyTorch's own need: native code goes by the block tables.
+    The buckets are PyTorch's own need: native code goes by the block tables. `windows` are those of the model's layers.
     """
     positions_N = ranges(rows.base_lengths_R, rows.lengths_R)
     row_of_N = np.repeat(np.arange(len(rows.lengths_R)), rows.lengths_R)
@@ -23,7 +30,7 @@ def build_inputs(
     table_starts_N = table_starts_R[row_of_N]
     slots_N = _slots(rows, table_starts_N, positions_N, block_size)
     equal_lengths = _equal_lengths(rows.lengths_R) if with_buckets else []
-    buckets = [_bucket(rows, members, table_starts_R, block_size, dtype, device) for members in equal_lengths]
+    buckets = [_bucket(rows, members, table_starts_R, block_size, dtype, device, windows) for members in equal_lengths]
     ends_R = rows.starts_R + rows.lengths_R
     reported = np.concatenate(
         (ranges(ends_R - rows.sampled_R, rows.sampled_R), ranges(ends_R - rows.scored_R, rows.scored_R))
@@ -40,7 +47,13 @@ def build_inputs(
 
 
 def _bucket(
-    rows: Rows, members_B: Counts, table_starts_R: Counts, block_size: int, dtype: torch.dtype, device: torch.device
+    rows: Rows,
+    members_B: Counts,
+    table_starts_R: Counts,
+    block_size: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    windows: Collection[int],
 ) -> RowBucket:
     """Return the bucket of these rows, which all have the same length."""
     base_B, n = rows.base_lengths_R[members_B], int(rows.lengths_R[members_B[0]])
@@ -51,10 +64,18 @@ def _bucket(
     places_BL = np.where(inside_BL, places_L, 0)
     slots_BL = _slots(rows, table_starts_R[members_B][:, None], places_BL, block_size)
     last_visible_Bn1 = (base_B[:, None] + np.arange(n))[:, :, None]
-    visible_BnL = _to(places_L <= last_visible_Bn1, device)
-    mask_BnL = torch.zeros(visible_BnL.shape, dtype=dtype, device=device).masked_fill_(~visible_BnL, float("-inf"))
+
+    def mask_BnL(first_visible_Bn1: Counts) -> Tensor:
+        visible_BnL = _to((places_L <= last_visible_Bn1) & (places_L >= first_visible_Bn1), device)
+        return torch.zeros(visible_BnL.shape, dtype=dtype, device=device).masked_fill_(~visible_BnL, float("-inf"))
+
     tokens_Bn = rows.starts_R[members_B][:, None] + np.arange(n)
-    return RowBucket(tokens_Bn=_to(tokens_Bn, device), slots_BL=_to(slots_BL, device), mask_BnL=mask_BnL)
+    return RowBucket(
+        tokens_Bn=_to(tokens_Bn, device),
+        slots_BL=_to(slots_BL, device),
+        mask_BnL=mask_BnL(np.zeros_like(last_visible_Bn1)),
+        windowed={window: mask_BnL(last_visible_Bn1 - window + 1) for window in windows},
+    )
 
 
 def _slots(rows: Rows, table_starts: Counts, positions: Counts, block_size: int) -> Counts:

@@ -36,7 +36,9 @@ class Forward:
         # PyTorch's idle threads spin for milliseconds, on the very cores that a native step needs.
         torch.set_num_threads(self.num_threads if native is None else 1)
         device = self.device if native is None else native.input_device
-        inputs = build_inputs(rows, self.cache.block_size, self.dtype, device, with_buckets=native is None)
+        inputs = build_inputs(
+            rows, self.cache.block_size, self.dtype, device, with_buckets=native is None, windows=self.model.windows
+        )
         hidden_PM: Tensor = self.model(inputs, self.cache) if native is None else native(inputs)
         return hidden_PM
 

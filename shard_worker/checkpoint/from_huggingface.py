@@ -10,37 +10,20 @@ from safetensors import SafetensorError, safe_open
 from common.errors import CheckpointError
 from common.manifest import Architecture
 from shard_worker.checkpoint.huggingface_config import read_config, read_json
+from shard_worker.checkpoint.huggingface_names import HEAD, HubNames
 from shard_worker.checkpoint.huggingface_tokenizer import (
     read_chat_template,
     read_end_of_text_ids,
     read_tokenizer,
 )
-from shard_worker.checkpoint.layout import expected_tensors
+from shard_worker.checkpoint.layout import TensorSpec, expected_tensors
 from shard_worker.checkpoint.safetensors_header import StoredTensor, read_header
 from shard_worker.checkpoint.source import ForeignModel, row_blocks
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-HEAD = "lm_head.weight"
 # Buffers that old versions of transformers saved: they repeat what the config says.
 HARMLESS_TENSORS = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
-
-_OUTER_NAMES = {
-    "embedding.weight": "model.embed_tokens.weight",
-    "norm.weight": "model.norm.weight",
-    "head.weight": HEAD,
-}
-_LAYER_NAMES = {
-    "attention_norm": "input_layernorm",
-    "attention.query": "self_attn.q_proj",
-    "attention.key": "self_attn.k_proj",
-    "attention.value": "self_attn.v_proj",
-    "attention.output": "self_attn.o_proj",
-    "feed_forward_norm": "post_attention_layernorm",
-    "feed_forward.gate": "mlp.gate_proj",
-    "feed_forward.up": "mlp.up_proj",
-    "feed_forward.down": "mlp.down_proj",
-}
 
 
 def open_huggingface(folder: Path, source: str | None = None) -> ForeignModel:
@@ -57,42 +40,55 @@ def open_huggingface(folder: Path, source: str | None = None) -> ForeignModel:
         tokenizer=read_tokenizer(folder, architecture.vocabulary_size),
         chat_template=read_chat_template(folder),
         end_of_text_ids=read_end_of_text_ids(folder, config),
-        tensors=_HuggingFaceTensors(folder, architecture),
+        tensors=_HuggingFaceTensors(folder, architecture, config.names),
     )
 
 
 class _HuggingFaceTensors:
     """The weights of a hub folder, read block by block from the mapped files."""
 
-    def __init__(self, folder: Path, architecture: Architecture) -> None:
+    def __init__(self, folder: Path, architecture: Architecture, names: HubNames) -> None:
         self._tensors = _stored_tensors(folder)
         expected = expected_tensors(architecture, "float32")
-        names = {name: huggingface_name(name) for name in expected}
-        if missing := set(names.values()) - self._tensors.keys():
+        self._places = {name: names.place(name, architecture) for name in expected}
+        stored_names = {place.stored for place in self._places.values()}
+        if missing := stored_names - self._tensors.keys():
             raise CheckpointError(f"{folder}: missing tensors: {', '.join(sorted(missing))}")
-        leftover = {name for name in self._tensors if not HARMLESS_TENSORS.fullmatch(name)} - set(names.values())
+        leftover = {name for name in self._tensors if not HARMLESS_TENSORS.fullmatch(name)} - stored_names
         if architecture.tied_embeddings and HEAD in leftover:
-            self._check_tied(folder, names["embedding.weight"])
+            self._check_tied(folder, self._places["embedding.weight"].stored)
             leftover.remove(HEAD)
         if leftover:
             raise CheckpointError(f"{folder}: leftover tensors: {', '.join(sorted(leftover))}")
-        for name, spec in expected.items():
-            if (shape := self._tensors[names[name]].shape) != spec.shape:
-                raise CheckpointError(f"{folder}: {names[name]} is {list(shape)}, not {list(spec.shape)}")
-            if not (dtype := self._tensors[names[name]].dtype).is_floating_point:
-                raise CheckpointError(f"{folder}: {names[name]} has type {dtype}; only float weights can be converted")
+        for stored, shape in self._stored_shapes(expected).items():
+            if (found := self._tensors[stored].shape) != shape:
+                raise CheckpointError(f"{folder}: {stored} is {list(found)}, not {list(shape)}")
+            if not (dtype := self._tensors[stored].dtype).is_floating_point:
+                raise CheckpointError(f"{folder}: {stored} has type {dtype}; only float weights can be converted")
 
     def blocks(self, name: str) -> Iterator[torch.Tensor]:
-        """Yield blocks of rows in the stored type."""
-        return self._blocks(huggingface_name(name))
+        """Yield blocks of rows in the stored type, or in float32 where something is added."""
+        place = self._places[name]
+        for block in self._blocks(place.stored, place.start, place.stop):
+            yield block.float() + place.addend if place.addend else block
 
-    def _blocks(self, name: str) -> Iterator[torch.Tensor]:
+    def _stored_shapes(self, expected: dict[str, TensorSpec]) -> dict[str, tuple[int, ...]]:
+        """Return what shape each stored tensor must have: as many rows as are taken from it."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name, spec in expected.items():
+            place = self._places[name]
+            rows = spec.shape[0] + (shapes[place.stored][0] if place.stored in shapes else 0)
+            shapes[place.stored] = (rows, *spec.shape[1:])
+        return shapes
+
+    def _blocks(self, name: str, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
         stored = self._tensors[name]
+        stop = stored.shape[0] if stop is None else stop
         try:
             with safe_open(stored.file, framework="pt") as file:
                 rows = file.get_slice(name)
-                for block in row_blocks(stored.shape[0], stored.shape[-1]):
-                    yield rows[block]
+                for block in row_blocks(stop - start, stored.shape[-1]):
+                    yield rows[start + block.start : start + block.stop]
         except SafetensorError as error:
             raise CheckpointError(f"{stored.file}: {error}") from error
 
@@ -122,11 +118,3 @@ def _stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     if missing := index.keys() - tensors.keys():
         raise CheckpointError(f"{folder}: missing tensors: {', '.join(sorted(missing))}")
     return tensors
-
-
-def huggingface_name(name: str) -> str:
-    """Return what the hub calls our tensor `name`."""
-    if name in _OUTER_NAMES:
-        return _OUTER_NAMES[name]
-    _, layer, part = name.split(".", 2)
-    return f"model.layers.{layer}.{_LAYER_NAMES[part.removesuffix('.weight')]}.weight"

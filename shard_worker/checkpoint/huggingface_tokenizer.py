@@ -7,7 +7,8 @@ from sentencepiece import SentencePieceProcessor
 from tokenizers import Tokenizer
 
 from common.errors import CheckpointError
-from shard_worker.checkpoint.huggingface_config import HuggingFaceConfig, read_json
+from shard_worker.checkpoint.huggingface_base import HuggingFaceConfig
+from shard_worker.checkpoint.huggingface_config import read_json
 from shard_worker.checkpoint.source import TokenizerSource
 
 MAX_TOKENIZER_BYTES = 64 << 20

@@ -45,6 +45,8 @@ class MatrixFormat:
 
 def matrix_format(name: str, quantization: Quantization) -> MatrixFormat:
     """Return how the matrix `name`, such as layers.0.attention.query.weight, is stored."""
+    if name.endswith(".router.weight"):  # a few rows that decide which experts compute
+        return MatrixFormat("none")
     if name in ("embedding.weight", "head.weight"):
         return MatrixFormat(quantization.embedding)
     if name.endswith(".attention.output.weight"):
@@ -57,8 +59,8 @@ def expected_tensors(
 ) -> dict[str, TensorSpec]:
     """Return every tensor of a checkpoint of `architecture` by name, in the order of computation.
 
-    `dtype` and `quantization` are the manifest's. Norm weights are float32 whatever they are: they are small, and norms
-    run in float32. A quantised matrix is stored as NAME.q, NAME.scale and, for int4, NAME.zero.
+    `dtype` and `quantization` are the manifest's. Norm weights and biases are float32 whatever they are: they are
+    small, and norms run in float32. A quantised matrix is stored as NAME.q, NAME.scale and, for int4, NAME.zero.
     """
     tensors = {}
     for name, shape in weight_shapes(architecture).items():
@@ -70,26 +72,48 @@ def expected_tensors(
 
 
 def weight_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every weight: norms [M], matrices [output features, input features]."""
+    """Return the shape of every weight: norms and biases [width], matrices [output features, input features]."""
     a = architecture
-    query_size, kv_size = a.query_heads * a.head_dim, a.kv_heads * a.head_dim
     shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (a.vocabulary_size, a.hidden_size)}
     for i in range(a.layers):
-        shapes |= {
-            f"layers.{i}.attention_norm.weight": (a.hidden_size,),
-            f"layers.{i}.attention.query.weight": (query_size, a.hidden_size),
-            f"layers.{i}.attention.key.weight": (kv_size, a.hidden_size),
-            f"layers.{i}.attention.value.weight": (kv_size, a.hidden_size),
-            f"layers.{i}.attention.output.weight": (a.hidden_size, query_size),
-            f"layers.{i}.feed_forward_norm.weight": (a.hidden_size,),
-            f"layers.{i}.feed_forward.gate.weight": (a.intermediate_size, a.hidden_size),
-            f"layers.{i}.feed_forward.up.weight": (a.intermediate_size, a.hidden_size),
-            f"layers.{i}.feed_forward.down.weight": (a.hidden_size, a.intermediate_size),
-        }
+        shapes |= {f"layers.{i}.{name}": shape for name, shape in _layer_shapes(a).items()}
     shapes["norm.weight"] = (a.hidden_size,)
     if not a.tied_embeddings:
         shapes["head.weight"] = (a.vocabulary_size, a.hidden_size)
     return shapes
+
+
+def _layer_shapes(a: Architecture) -> dict[str, tuple[int, ...]]:
+    v, width, wide = a.variations, a.hidden_size, a.intermediate_size
+    rows = {"query": a.query_heads * a.head_dim, "key": a.kv_heads * a.head_dim, "value": a.kv_heads * a.head_dim}
+    shapes: dict[str, tuple[int, ...]] = {"attention_norm.weight": (width,)}
+    shapes |= {f"attention.{role}.weight": (size, width) for role, size in rows.items()}
+    if v is not None and v.qkv_bias:
+        shapes |= {f"attention.{role}.bias": (size,) for role, size in rows.items()}
+    if v is not None and v.qk_norm:
+        shapes |= {f"attention.{role}_norm.weight": (a.head_dim,) for role in ("query", "key")}
+    shapes["attention.output.weight"] = (width, rows["query"])
+    if v is not None and v.output_norms:
+        shapes["attention_output_norm.weight"] = (width,)
+    shapes["feed_forward_norm.weight"] = (width,)
+    experts = None if v is None else v.experts
+    if experts is not None:
+        shapes["feed_forward.router.weight"] = (experts.count, width)
+    for prefix in feed_forward_prefixes(a):
+        shapes |= {
+            f"{prefix}.gate.weight": (wide, width),
+            f"{prefix}.up.weight": (wide, width),
+            f"{prefix}.down.weight": (width, wide),
+        }
+    if v is not None and v.output_norms:
+        shapes["feed_forward_output_norm.weight"] = (width,)
+    return shapes
+
+
+def feed_forward_prefixes(architecture: Architecture) -> list[str]:
+    """Return what the names of a layer's feed-forward matrices begin with: of the one network, or of each expert."""
+    experts = None if architecture.variations is None else architecture.variations.experts
+    return ["feed_forward"] if experts is None else [f"feed_forward.experts.{e}" for e in range(experts.count)]
 
 
 def _stored_matrix(

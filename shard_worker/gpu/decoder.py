@@ -39,7 +39,7 @@ class LayerMatrices:
     def of(cls, layer: Layer) -> "LayerMatrices":
         """Return the matrices of `layer`. Raises SettingsError for a form that no kernel knows."""
         modules = (
-            layer.attention.qkv, layer.attention.output, layer.feed_forward.gate_up, layer.feed_forward.down
+            layer.attention.qkv, layer.attention.output, layer.dense.gate_up, layer.dense.down
         )  # fmt: skip
         return cls(layer, *map(matrix_of, modules))
 

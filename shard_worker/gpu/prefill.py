@@ -33,6 +33,6 @@ def use_kernels(model: Llama, operations: Operations) -> None:
 
     for layer in model.layers:
         assert isinstance(layer, Layer)
-        attention, feed_forward = layer.attention, layer.feed_forward
+        attention, feed_forward = layer.attention, layer.dense
         attention.qkv, attention.output = fused(attention.qkv), fused(attention.output)
         feed_forward.gate_up, feed_forward.down = fused(feed_forward.gate_up), fused(feed_forward.down)

@@ -55,6 +55,8 @@ def gpu_decoder(
 
 
 def _operations(attention: str, model: Llama, cache: KVCache, part: Partition) -> "TritonOperations":
+    if model.departures:
+        raise SettingsError(f"they compute plain Llama, and this model has {', '.join(model.departures)}")
     if model.rope.cos.device.type != "cuda":
         raise SettingsError("the device is no GPU")
     if attention == "reference":

@@ -5,8 +5,9 @@ G = H / K queries per KV head, D head size.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,11 @@ class RowBucket:
     tokens_Bn: Tensor  # index of each token in the step
     slots_BL: Tensor  # KV slots of the context
     mask_BnL: Tensor  # 0 where a token may look, -inf elsewhere; the model's type
+    windowed: Mapping[int, Tensor] = field(default_factory=dict)  # by window: the mask of layers that have it
+
+    def mask(self, window: int | None) -> Tensor:
+        """Return the mask of a layer with this window."""
+        return self.mask_BnL if window is None else self.windowed[window]
 
 
 @dataclass(frozen=True)
@@ -32,13 +38,41 @@ class HeadMap:
     queries_per_kv: int | None
 
 
-AttentionPath = Callable[[Tensor, KVCache, int, list[RowBucket], HeadMap], Tensor]
+@dataclass(frozen=True)
+class Scoring:
+    """How a layer scores keys: `scale` is 1 / sqrt(D) where it is None; see `common.manifest.Variations`."""
+
+    scale: float | None = None
+    soft_cap: float | None = None
+    window: int | None = None
 
 
-def fast_attention(q_NHD: Tensor, cache: KVCache, layer: int, buckets: list[RowBucket], heads: HeadMap) -> Tensor:
-    """Return softmax(q k / sqrt(D)) v for every token, [N, H, D], with PyTorch's fused kernel, a bucket at a time.
+PLAIN = Scoring()
+
+
+class AttentionPath(Protocol):
+    """What computes attention; the functions below say what."""
+
+    def __call__(
+        self,
+        q_NHD: Tensor,
+        cache: KVCache,
+        layer: int,
+        buckets: list[RowBucket],
+        heads: HeadMap,
+        scoring: Scoring = PLAIN,
+    ) -> Tensor:
+        """Return softmax(scale q k) v for every token, [N, H, D]."""
+        ...
+
+
+def fast_attention(
+    q_NHD: Tensor, cache: KVCache, layer: int, buckets: list[RowBucket], heads: HeadMap, scoring: Scoring = PLAIN
+) -> Tensor:
+    """Return softmax(scale q k) v for every token, [N, H, D], with PyTorch's fused kernel, a bucket at a time.
 
     The queries of one KV head are folded into the query length, so keys and values are never copied per query head.
+    Soft-capped scores, which the fused kernel does not know, are formed as a whole.
     """
     out_NHD = torch.empty_like(q_NHD)
     for bucket in buckets:
@@ -51,26 +85,38 @@ def fast_attention(q_NHD: Tensor, cache: KVCache, layer: int, buckets: list[RowB
         _, K, L, D = k_BKLD.shape
         q_BnKGD = q_NHD[bucket.tokens_Bn].view(B, n, K, group, D)
         q_BKnD = q_BnKGD.permute(0, 2, 3, 1, 4).reshape(B, K, group * n, D)
-        mask = bucket.mask_BnL.unsqueeze(1).expand(B, group, n, L).reshape(B, 1, group * n, L)
-        o_BKnD = F.scaled_dot_product_attention(q_BKnD, k_BKLD, v_BKLD, attn_mask=mask)
+        mask = bucket.mask(scoring.window).unsqueeze(1).expand(B, group, n, L).reshape(B, 1, group * n, L)
+        if scoring.soft_cap is None:
+            o_BKnD = F.scaled_dot_product_attention(q_BKnD, k_BKLD, v_BKLD, attn_mask=mask, scale=scoring.scale)
+        else:
+            scores_BKnL = _scores(q_BKnD, k_BKLD, scoring) + mask
+            o_BKnD = torch.softmax(scores_BKnL, dim=-1, dtype=torch.float32).to(q_BKnD.dtype) @ v_BKLD
         o_BnHD = o_BKnD.view(B, K, group, n, D).permute(0, 3, 1, 2, 4).reshape(B, n, K * group, D)
         out_NHD[bucket.tokens_Bn] = o_BnHD
     return out_NHD
 
 
-def reference_attention(q_NHD: Tensor, cache: KVCache, layer: int, buckets: list[RowBucket], heads: HeadMap) -> Tensor:
+def reference_attention(
+    q_NHD: Tensor, cache: KVCache, layer: int, buckets: list[RowBucket], heads: HeadMap, scoring: Scoring = PLAIN
+) -> Tensor:
     """Return the same as `fast_attention`, written as the formula, float32 throughout."""
     out_NHD = torch.empty_like(q_NHD)
     for bucket in buckets:
         k_BKLD, v_BKLD = cache.read(layer, bucket.slots_BL)
         k_BHLD = k_BKLD[:, heads.kv_of_query_H].float()
         v_BHLD = v_BKLD[:, heads.kv_of_query_H].float()
-        q_BnHD = q_NHD[bucket.tokens_Bn].float()
-        scores_BHnL = torch.einsum("bnhd,bhld->bhnl", q_BnHD, k_BHLD) / math.sqrt(q_NHD.shape[-1])
-        weights_BHnL = torch.softmax(scores_BHnL + bucket.mask_BnL.float().unsqueeze(1), dim=-1)
+        q_BHnD = q_NHD[bucket.tokens_Bn].float().transpose(1, 2)
+        mask = bucket.mask(scoring.window).float().unsqueeze(1)
+        weights_BHnL = torch.softmax(_scores(q_BHnD, k_BHLD, scoring) + mask, dim=-1)
         o_BnHD = torch.einsum("bhnl,bhld->bnhd", weights_BHnL, v_BHLD)
         out_NHD[bucket.tokens_Bn] = o_BnHD.to(q_NHD.dtype)
     return out_NHD
+
+
+def _scores(q: Tensor, k: Tensor, scoring: Scoring) -> Tensor:
+    """Return the scores of queries [..., n, D] and keys [..., L, D] before the mask, [..., n, L]."""
+    scores = q @ k.transpose(-1, -2) * (scoring.scale or 1 / math.sqrt(q.shape[-1]))
+    return scores if scoring.soft_cap is None else scoring.soft_cap * torch.tanh(scores / scoring.soft_cap)
 
 
 ATTENTION_PATHS: dict[str, AttentionPath] = {"fast": fast_attention, "reference": reference_attention}

@@ -1,7 +1,9 @@
-"""The Llama-family decoder (Touvron et al. 2023), one rank's part of it.
+"""The Llama-family decoder (Touvron et al. 2023) with all its variations, one rank's part of it.
 
-Shapes: N tokens of the step, M model width, H query heads, K KV heads, D head size, F feed-forward columns, V
-vocabulary rows; H, K, F and V count this rank's part only. The group adds the parts up; with one rank it does nothing.
+What a model computes otherwise than Llama is in `common.manifest.Variations`; where it is None, nothing.
+
+Shapes: N tokens of the step, M model width, H query heads, K KV heads, D head size, V vocabulary
+rows; H, K and V count this rank's part only. The group adds the parts up; with one rank it does nothing.
 """
 
 from dataclasses import dataclass
@@ -11,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.manifest import Architecture
-from shard_worker.model.attention import AttentionPath, HeadMap, RowBucket
+from shard_worker.model.attention import PLAIN, AttentionPath, HeadMap, RowBucket, Scoring
+from shard_worker.model.feed_forward import Experts, FeedForward, place
 from shard_worker.model.kv_cache import KVCache
-from shard_worker.model.linear import FloatLinear, Linear
 from shard_worker.model.rope import RopeTable, rotate
 from shard_worker.parallel import RankGroup
 from shard_worker.partition import Partition
@@ -48,50 +50,61 @@ class Norm(nn.Module):
 class Attention(nn.Module):
     """Grouped-query attention through the paged cache."""
 
-    def __init__(self, arch: Architecture, part: Partition, path: AttentionPath, heads: HeadMap) -> None:
+    def __init__(self, arch: Architecture, part: Partition, path: AttentionPath, heads: HeadMap, index: int) -> None:
         super().__init__()
+        v = arch.variations
         self.queries, self.kv, self.head_dim = part.query_heads.size, part.kv_heads.size, arch.head_dim
         self.path, self.heads = path, heads
-        self.qkv = _place((self.queries + 2 * self.kv) * arch.head_dim, arch.hidden_size)
-        self.output = _place(arch.hidden_size, self.queries * arch.head_dim)
+        self.scoring = PLAIN if v is None else Scoring(v.attention_scale, v.attention_soft_cap, v.windows[index])
+        self.qkv = place((self.queries + 2 * self.kv) * arch.head_dim, arch.hidden_size)
+        self.qkv_bias = nn.Parameter(torch.empty(self.qkv.out_features)) if v is not None and v.qkv_bias else None
+        self.query_norm, self.key_norm = (
+            Norm(arch.head_dim, arch.norm_eps) if v is not None and v.qk_norm else None for _ in range(2)
+        )
+        self.output = place(arch.hidden_size, self.queries * arch.head_dim)
 
     def forward(
         self, x_NM: Tensor, step: StepInputs, rope: tuple[Tensor, Tensor], cache: KVCache, layer: int
     ) -> Tensor:
         """Return this rank's part of the attention output, [N, M]; writes the step's keys and values."""
-        qkv_NHD = self.qkv(x_NM).view(x_NM.shape[0], -1, self.head_dim)
-        qk_NHD = rotate(qkv_NHD[:, : self.queries + self.kv], *rope)
+        qkv = self.qkv(x_NM) if self.qkv_bias is None else self.qkv(x_NM) + self.qkv_bias
+        qkv_NHD = qkv.view(x_NM.shape[0], -1, self.head_dim)
+        qk_NHD = rotate(self._normed(qkv_NHD[:, : self.queries + self.kv]), *rope)
         v_NKD = qkv_NHD[:, self.queries + self.kv :]
         cache.write(layer, step.slots_N, torch.cat((qk_NHD[:, self.queries :], v_NKD), dim=1))
-        out_NHD = self.path(qk_NHD[:, : self.queries], cache, layer, step.buckets, self.heads)
+        out_NHD = self.path(qk_NHD[:, : self.queries], cache, layer, step.buckets, self.heads, self.scoring)
         part_NM: Tensor = self.output(out_NHD.reshape(x_NM.shape[0], -1))
         return part_NM
 
-
-class FeedForward(nn.Module):
-    """SwiGLU (Shazeer 2020)."""
-
-    def __init__(self, arch: Architecture, part: Partition) -> None:
-        super().__init__()
-        self.gate_up = _place(2 * part.feed_forward.size, arch.hidden_size)
-        self.down = _place(arch.hidden_size, part.feed_forward.size)
-
-    def forward(self, x_NM: Tensor) -> Tensor:
-        """Return this rank's part of the feed-forward output, [N, M]."""
-        gate_NF, up_NF = self.gate_up(x_NM).chunk(2, dim=-1)
-        part_NM: Tensor = self.down(F.silu(gate_NF) * up_NF)
-        return part_NM
+    def _normed(self, qk_NHD: Tensor) -> Tensor:
+        """Return queries and keys, each head normed by itself (Henry et al. 2020) where the model does that."""
+        if self.query_norm is None or self.key_norm is None:
+            return qk_NHD
+        return torch.cat((self.query_norm(qk_NHD[:, : self.queries]), self.key_norm(qk_NHD[:, self.queries :])), dim=1)
 
 
 class Layer(nn.Module):
-    """One decoder layer."""
+    """One decoder layer. The output norms are the identity in models that have none."""
 
-    def __init__(self, arch: Architecture, part: Partition, path: AttentionPath, heads: HeadMap) -> None:
+    def __init__(
+        self, arch: Architecture, part: Partition, path: AttentionPath, heads: HeadMap, group: RankGroup, index: int
+    ) -> None:
         super().__init__()
+        v = arch.variations
+        self.rotates_locally = v is not None and v.local_rope is not None and v.windows[index] is not None
         self.attention_norm = Norm(arch.hidden_size, arch.norm_eps)
-        self.attention = Attention(arch, part, path, heads)
+        self.attention = Attention(arch, part, path, heads, index)
+        self.attention_output_norm = _output_norm(arch)
         self.feed_forward_norm = Norm(arch.hidden_size, arch.norm_eps)
-        self.feed_forward = FeedForward(arch, part)
+        experts = None if v is None else v.experts
+        self.feed_forward = FeedForward(arch, part) if experts is None else Experts(arch, part, group, experts)
+        self.feed_forward_output_norm = _output_norm(arch)
+
+    @property
+    def dense(self) -> FeedForward:
+        """The feed-forward part of a layer that has no experts."""
+        assert isinstance(self.feed_forward, FeedForward)
+        return self.feed_forward
 
 
 class Llama(nn.Module):
@@ -105,38 +118,49 @@ class Llama(nn.Module):
         path: AttentionPath,
         rope: RopeTable,
         dtype: torch.dtype,
+        local_rope: RopeTable | None = None,
     ) -> None:
         super().__init__()
         self.vocabulary, self.group, self.dtype = part.vocabulary, group, dtype
         self.vocabulary_size = arch.vocabulary_size
         heads = HeadMap(torch.tensor(part.kv_of_query, device=rope.cos.device), part.queries_per_kv)
-        self.embedding = _place(part.vocabulary.size, arch.hidden_size)
-        self.layers = nn.ModuleList(Layer(arch, part, path, heads) for _ in range(arch.layers))
+        self.embedding = place(part.vocabulary.size, arch.hidden_size)
+        self.layers = nn.ModuleList(Layer(arch, part, path, heads, group, index) for index in range(arch.layers))
         self.norm = Norm(arch.hidden_size, arch.norm_eps)
-        self.head = _place(part.vocabulary.size, arch.hidden_size)
-        self.rope = rope
+        self.head = place(part.vocabulary.size, arch.hidden_size)
+        self.rope, self.local_rope = rope, local_rope
+        self.departures = arch.departures
+        v = arch.variations
+        self.windows = frozenset(window for window in (() if v is None else v.windows) if window is not None)
+        self._embedding_scale = 1.0 if v is None else v.embedding_scale
+        self._logit_soft_cap = None if v is None else v.logit_soft_cap
 
     def forward(self, step: StepInputs, cache: KVCache) -> Tensor:
         """Run a step and return the final hidden state of its reported tokens, float32[P, M]."""
         rope = self.rope(step.positions_N)
+        local_rope = rope if self.local_rope is None else self.local_rope(step.positions_N)
         x_NM = self.embed(step.ids_N)
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
-            attended = layer.attention(layer.attention_norm(x_NM), step, rope, cache, index)
-            x_NM = x_NM + self.group.all_reduce(attended)
+            angles = local_rope if layer.rotates_locally else rope
+            attended = layer.attention(layer.attention_norm(x_NM), step, angles, cache, index)
+            x_NM = x_NM + layer.attention_output_norm(self.group.all_reduce(attended))
             fed_forward = layer.feed_forward(layer.feed_forward_norm(x_NM))
-            x_NM = x_NM + self.group.all_reduce(fed_forward)
+            x_NM = x_NM + layer.feed_forward_output_norm(self.group.all_reduce(fed_forward))
         hidden_PM: Tensor = self.norm(x_NM[step.reported_P].float())
         return hidden_PM
 
     def embed(self, ids_N: Tensor) -> Tensor:
         """Return the tokens' embeddings, [N, M], in a tensor of their own."""
-        return self.group.all_reduce(self._embed(ids_N))
+        x_NM = self.group.all_reduce(self._embed(ids_N))
+        # The scale is rounded to x's type, as the models that have one were trained.
+        return x_NM if self._embedding_scale == 1 else x_NM * torch.tensor(self._embedding_scale, dtype=x_NM.dtype)
 
     def logits(self, hidden_PM: Tensor) -> Tensor:
         """Return float32[P, V]: the logits over this rank's slice of the vocabulary."""
         logits_PV: Tensor = self.head(hidden_PM)
-        return logits_PV
+        cap = self._logit_soft_cap
+        return logits_PV if cap is None else cap * torch.tanh(logits_PV / cap)
 
     def _embed(self, ids_N: Tensor) -> Tensor:
         """Return embeddings of the ids in this rank's slice and zeros for the others."""
@@ -147,6 +171,6 @@ class Llama(nn.Module):
         return self.embedding.rows(local_N.where(mine_N, 0), self.dtype) * mine_N.unsqueeze(-1)
 
 
-def _place(out_features: int, in_features: int) -> Linear:
-    """Return where the loader puts a matrix of this shape, in whichever form it is stored."""
-    return FloatLinear(torch.empty(out_features, in_features))
+def _output_norm(arch: Architecture) -> nn.Module:
+    has_one = arch.variations is not None and arch.variations.output_norms
+    return Norm(arch.hidden_size, arch.norm_eps) if has_one else nn.Identity()

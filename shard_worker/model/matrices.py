@@ -32,7 +32,7 @@ class MatrixReader:
     ) -> None:
         self.source = source
         self._quantization = quantization
-        self._dtype = dtype
+        self.dtype = dtype
         self._device = device
 
     def rows(self, parts: Sequence[tuple[str, Span]], columns: int, dtype: torch.dtype | None = None) -> Linear:
@@ -45,7 +45,7 @@ class MatrixReader:
         stored = matrix_format(parts[0][0], self._quantization)
         match stored.mode:
             case "none":
-                return FloatLinear(joined("").to(dtype or self._dtype))
+                return FloatLinear(joined("").to(dtype or self.dtype))
             case "int8":
                 return Int8Linear(joined(".q"), joined(".scale"))
             case "int4":
@@ -61,7 +61,7 @@ class MatrixReader:
         stored = matrix_format(name, self._quantization)
         match stored.mode:
             case "none":
-                return FloatLinear(cut("", span.start, span.stop).to(self._dtype))
+                return FloatLinear(cut("", span.start, span.stop).to(self.dtype))
             case "int8":
                 return Int8Linear(cut(".q", span.start, span.stop), self._placed(self.source.read(f"{name}.scale")))
             case "int4":

@@ -1,22 +1,30 @@
-"""Rotary position embedding (Su et al. 2021), half-split layout, with Llama 3.1's frequency scaling."""
+"""Rotary position embedding (Su et al. 2021), half-split layout, with its frequency scalings."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from common.manifest import Rope, RopeScaling
+from common.manifest import LinearScaling, LongRopeScaling, Rope, RopeScaling
 
 
-def inverse_frequencies(rope: Rope, head_dim: int) -> Tensor:
-    """Return the rotation per position of each pair of dimensions, float32[head_dim / 2].
+def inverse_frequencies(rope: Rope, rotary_dim: int) -> Tensor:
+    """Return the rotation per position of each pair of dimensions, float32[rotary_dim / 2].
 
     float32 from here to the angles, as in the code that models are trained with: exact angles would move logits by
     4e-4 at 1,500 tokens.
     """
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+    exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float32) / rotary_dim
     frequencies = 1 / rope.theta**exponents
-    return frequencies if rope.scaling is None else _scale_llama3(frequencies, rope.scaling)
+    match rope.scaling:
+        case None:
+            return frequencies
+        case RopeScaling():
+            return _scale_llama3(frequencies, rope.scaling)
+        case LinearScaling():
+            return frequencies / rope.scaling.factor
+        case LongRopeScaling():
+            return 1 / (torch.tensor(rope.scaling.factors, dtype=torch.float32) * rope.theta**exponents)
 
 
 def _scale_llama3(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
@@ -29,24 +37,30 @@ def _scale_llama3(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
 
 
 class RopeTable(torch.nn.Module):
-    """Cosines and sines of every position, float32[context_length, head_dim / 2]."""
+    """Cosines and sines of every position, float32[context_length, rotary_dim / 2]."""
 
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, rope: Rope, head_dim: int, context_length: int, device: torch.device) -> None:
+    def __init__(self, rope: Rope, rotary_dim: int, context_length: int, device: torch.device) -> None:
         super().__init__()
         positions = torch.arange(context_length, dtype=torch.float32)
-        angles = torch.outer(positions, inverse_frequencies(rope, head_dim))
-        self.register_buffer("cos", angles.cos().to(device), persistent=False)
-        self.register_buffer("sin", angles.sin().to(device), persistent=False)
+        angles = torch.outer(positions, inverse_frequencies(rope, rotary_dim))
+        factor = rope.scaling.attention_factor if isinstance(rope.scaling, LongRopeScaling) else 1.0
+        self.register_buffer("cos", (angles.cos() * factor).to(device), persistent=False)
+        self.register_buffer("sin", (angles.sin() * factor).to(device), persistent=False)
 
     def forward(self, positions_N: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cos and sin for these positions, each float32[N, 1, head_dim / 2]."""
+        """Return cos and sin for these positions, each float32[N, 1, rotary_dim / 2]."""
         return self.cos[positions_N].unsqueeze(1), self.sin[positions_N].unsqueeze(1)
 
 
 def rotate(x_NHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate every head of x[N, heads, head_dim] by its position's angles; float32 inside, x's type outside."""
-    first, second = x_NHD.float().chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x_NHD.dtype)
+    """Rotate every head of x[N, heads, head_dim] by its position's angles; float32 inside, x's type outside.
+
+    Dimensions of a head past those that have angles stay as they are.
+    """
+    rotary_dim = 2 * cos.shape[-1]
+    first, second = x_NHD[..., :rotary_dim].float().chunk(2, dim=-1)
+    rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x_NHD.dtype)
+    return rotated if rotary_dim == x_NHD.shape[-1] else torch.cat((rotated, x_NHD[..., rotary_dim:]), dim=-1)

@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from common.manifest import UNQUANTIZED, Architecture, Quantization
+from shard_worker.checkpoint.layout import feed_forward_prefixes
 from shard_worker.model.attention import AttentionPath
+from shard_worker.model.feed_forward import Experts, FeedForward
 from shard_worker.model.linear import FloatLinear, Linear
 from shard_worker.model.llama import Layer, Llama, Norm
 from shard_worker.model.matrices import MatrixReader, TensorSource
 from shard_worker.model.rope import RopeTable
 from shard_worker.parallel import RankGroup
-from shard_worker.partition import Partition
+from shard_worker.partition import Partition, Span
 
 LOADING_THREADS = 4
 PROGRESS_INTERVAL_S = 2.0
@@ -35,9 +37,9 @@ def load_model(
 
     Raises CheckpointError when a tensor is missing, left over or of the wrong shape.
     """
-    rope = RopeTable(arch.rope, arch.head_dim, arch.context_length, device)
+    rope, local_rope = rope_tables(arch, arch.context_length, device)
     with torch.device("meta"):
-        model = Llama(arch, part, group, path, rope, dtype)
+        model = Llama(arch, part, group, path, rope, dtype, local_rope)
     matrices = MatrixReader(source, quantization, dtype, device)
     model.embedding = _fitting(
         model.embedding, matrices.rows([("embedding.weight", part.vocabulary)], arch.hidden_size)
@@ -55,6 +57,14 @@ def load_model(
     source.finish()
     assert not any(parameter.is_meta for parameter in model.parameters())
     return model.eval()
+
+
+def rope_tables(arch: Architecture, positions: int, device: torch.device) -> tuple[RopeTable, RopeTable | None]:
+    """Return the angles of so many positions; the second table is of layers with a window, where theirs are others."""
+    v = arch.variations
+    rotary_dim = arch.head_dim if v is None else v.rotary_dim
+    local = None if v is None or v.local_rope is None else RopeTable(v.local_rope, rotary_dim, positions, device)
+    return RopeTable(arch.rope, rotary_dim, positions, device), local
 
 
 def _fill_layers(
@@ -80,16 +90,44 @@ def fill_layer(
 ) -> None:
     """Give layer `index` its weights. Raises CheckpointError as `load_model` does."""
     name = f"layers.{index}"
-    query, kv, wide = part.query_heads.scaled(arch.head_dim), part.kv_heads.scaled(arch.head_dim), part.feed_forward
-    _fill_norm(layer.attention_norm, matrices.source.read(f"{name}.attention_norm.weight"), device)
-    _fill_norm(layer.feed_forward_norm, matrices.source.read(f"{name}.feed_forward_norm.weight"), device)
-    attention, feed_forward = layer.attention, layer.feed_forward
-    qkv = [(f"{name}.attention.{role}.weight", span) for role, span in (("query", query), ("key", kv), ("value", kv))]
+    query, kv = part.query_heads.scaled(arch.head_dim), part.kv_heads.scaled(arch.head_dim)
+    attention, source = layer.attention, matrices.source
+    norms = {
+        "attention_norm": layer.attention_norm,
+        "attention.query_norm": attention.query_norm,
+        "attention.key_norm": attention.key_norm,
+        "attention_output_norm": layer.attention_output_norm,
+        "feed_forward_norm": layer.feed_forward_norm,
+        "feed_forward_output_norm": layer.feed_forward_output_norm,
+    }
+    for role, norm in norms.items():
+        if isinstance(norm, Norm):
+            _fill_norm(norm, source.read(f"{name}.{role}.weight"), device)
+    spans = (("query", query), ("key", kv), ("value", kv))
+    qkv = [(f"{name}.attention.{role}.weight", span) for role, span in spans]
     attention.qkv = _fitting(attention.qkv, matrices.rows(qkv, arch.hidden_size))
+    if attention.qkv_bias is not None:
+        parts = [source.read(f"{name}.attention.{role}.bias", 0, span.start, span.stop) for role, span in spans]
+        bias = torch.cat(parts).to(device, matrices.dtype)
+        assert bias.shape == attention.qkv_bias.shape, bias.shape
+        attention.qkv_bias = torch.nn.Parameter(bias, requires_grad=False)
     attention.output = _fitting(attention.output, matrices.columns(f"{name}.attention.output.weight", query))
-    gate_up = [(f"{name}.feed_forward.{role}.weight", wide) for role in ("gate", "up")]
-    feed_forward.gate_up = _fitting(feed_forward.gate_up, matrices.rows(gate_up, arch.hidden_size))
-    feed_forward.down = _fitting(feed_forward.down, matrices.columns(f"{name}.feed_forward.down.weight", wide))
+    _fill_feed_forward(layer, matrices, name, arch, part)
+
+
+def _fill_feed_forward(layer: Layer, matrices: MatrixReader, name: str, arch: Architecture, part: Partition) -> None:
+    if isinstance(layer.feed_forward, Experts):
+        router = layer.feed_forward.router
+        rows = [(f"{name}.feed_forward.router.weight", Span(0, router.out_features))]
+        layer.feed_forward.router = _fitting(router, matrices.rows(rows, arch.hidden_size))
+        networks = list(layer.feed_forward.experts)
+    else:
+        networks = [layer.feed_forward]
+    for prefix, network in zip(feed_forward_prefixes(arch), networks, strict=True):
+        assert isinstance(network, FeedForward)
+        gate_up = [(f"{name}.{prefix}.{role}.weight", part.feed_forward) for role in ("gate", "up")]
+        network.gate_up = _fitting(network.gate_up, matrices.rows(gate_up, arch.hidden_size))
+        network.down = _fitting(network.down, matrices.columns(f"{name}.{prefix}.down.weight", part.feed_forward))
 
 
 def _fitting(place: Linear, linear: Linear) -> Linear:

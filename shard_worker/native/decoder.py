@@ -65,6 +65,7 @@ class NativeDecoder:
         self._head = _head_matrix(model)
         layers = [layer for layer in model.layers if isinstance(layer, Layer)]
         self._matrices = [_layer_matrices(layer) for layer in layers]
+        self._vectors = [_head_vectors(layer) for layer in layers]
         self._is_packed = any(isinstance(module, Packed) for module in model.modules())
         self._cache = cache  # keeps the memory that the structs point to
         self._first_query = torch.tensor(part.first_queries, dtype=torch.int32)
@@ -73,10 +74,14 @@ class NativeDecoder:
                 CLayer(
                     layer.attention_norm.weight.data_ptr(),
                     layer.feed_forward_norm.weight.data_ptr(),
+                    *(None if vector is None else vector.data_ptr() for vector in vectors),
+                    layer.attention.scoring.window or 0,
                     *(matrix.struct for matrix in matrices),
                     cache.layer(index).data_ptr(),
                 )
-                for index, (layer, matrices) in enumerate(zip(layers, self._matrices, strict=True))
+                for index, (layer, matrices, vectors) in enumerate(
+                    zip(layers, self._matrices, self._vectors, strict=True)
+                )
             )
         )
         attention = layers[0].attention
@@ -166,9 +171,16 @@ class _Reduction:
             raise self._error
 
 
+def _head_vectors(layer: Layer) -> tuple[Tensor | None, ...]:
+    """Return bias, query norm and key norm, float32 each, in the order of the C struct."""
+    attention = layer.attention
+    norms = (None if norm is None else norm.weight for norm in (attention.query_norm, attention.key_norm))
+    return (None if attention.qkv_bias is None else attention.qkv_bias.detach().float(), *norms)
+
+
 def _layer_matrices(layer: Layer) -> tuple[Matrix, ...]:
     """Return the matrices in the order of the C struct."""
-    attention, feed_forward = layer.attention, layer.feed_forward
+    attention, feed_forward = layer.attention, layer.dense
     modules = (attention.qkv, attention.output, feed_forward.gate_up, feed_forward.down)
     return tuple(matrix_of(module) for module in modules)
 

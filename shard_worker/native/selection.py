@@ -15,6 +15,8 @@ from shard_worker.native.packing import pack_matrices
 from shard_worker.parallel import RankGroup
 from shard_worker.partition import Partition
 
+# In what a model may differ from plain Llama (`Architecture.departures`).
+COMPUTED = frozenset({"query, key and value biases", "query and key norms", "sliding windows"})
 log = logging.getLogger(__name__)
 
 
@@ -32,6 +34,8 @@ def native_decoder(
             raise SettingsError("they are for the CPU")
         if attention == "reference":
             raise SettingsError("reference attention is PyTorch's")
+        if unknown := [departure for departure in model.departures if departure not in COMPUTED]:
+            raise SettingsError(f"they do not compute what this model has: {', '.join(unknown)}")
         runner = Runner(torch.get_num_threads())
         if runner.packs and cache.layer(0).dtype == torch.bfloat16:  # a float32 model's activations are never rounded
             pack_matrices(model)

@@ -34,6 +34,10 @@ class CLayer(ctypes.Structure):
     _fields_: ClassVar[Sequence[tuple[str, Any]]] = [
         ("attention_norm", ctypes.c_void_p),
         ("feed_forward_norm", ctypes.c_void_p),
+        ("qkv_bias", ctypes.c_void_p),
+        ("query_norm", ctypes.c_void_p),
+        ("key_norm", ctypes.c_void_p),
+        ("window", ctypes.c_int64),
         ("qkv", CMatrix),
         ("output", CMatrix),
         ("gate_up", CMatrix),

@@ -21,8 +21,8 @@ from shard_worker.model.kv_cache import KVCache
 from shard_worker.model.linear import FloatLinear, Linear
 from shard_worker.model.llama import Layer, StepInputs
 from shard_worker.model.matrices import MatrixReader
-from shard_worker.model.rope import RopeTable
-from shard_worker.model.weights import fill_layer
+from shard_worker.model.weights import fill_layer, rope_tables
+from shard_worker.parallel import RankGroup
 from shard_worker.partition import Span, partition
 from shard_worker.plan import Rows
 from shard_worker.quantization.formats import dequantize_int4
@@ -47,11 +47,14 @@ def solve_layers(
     quantised.
     """
     arch = reader.manifest.architecture
+    if arch.variations is not None and arch.variations.experts is not None:
+        raise CheckpointError("GPTQ does not know experts: most see too little of a calibration text; round to nearest")
     matrices = MatrixReader(reader, UNQUANTIZED, torch.float32, device)
     embedding = matrices.rows(
         [("embedding.weight", Span(0, arch.vocabulary_size))], arch.hidden_size, DTYPES[reader.manifest.dtype]
     )
-    hidden_SnM = embedding.rows(ids_Sn.to(device), torch.float32)
+    scale = 1.0 if arch.variations is None else arch.variations.embedding_scale
+    hidden_SnM = embedding.rows(ids_Sn.to(device), torch.float32) * scale
     del embedding
     part = partition(arch, 0, 1)
     heads = HeadMap(torch.tensor(part.kv_of_query, device=device), part.queries_per_kv)
@@ -59,7 +62,7 @@ def solve_layers(
     for index in range(arch.layers):
         progress("solving layers", index, arch.layers)
         with torch.device("meta"):
-            layer = Layer(arch, part, fast_attention, heads)
+            layer = Layer(arch, part, fast_attention, heads, RankGroup(0, 1, epoch=1), index)
         fill_layer(layer, matrices, index, arch, part, device)
         solved = _LayerResult(index, quantization)
         try:
@@ -72,15 +75,17 @@ def solve_layers(
 
 def _solve_layer(layer: Layer, sequence: "_Sequence", hidden_SnM: Tensor, solved: "_LayerResult") -> None:
     """Quantise the layer's matrices in the order of computation, and run `hidden_SnM` through it, in place."""
-    attention, feed_forward = layer.attention, layer.feed_forward
+    attention, feed_forward = layer.attention, layer.dense
+    rope = sequence.local_rope if layer.rotates_locally else sequence.rope
 
     def attend(x_nM: Tensor) -> Tensor:
-        attended: Tensor = attention(layer.attention_norm(x_nM), sequence.step, sequence.rope, sequence.cache, 0)
-        return attended
+        attended = attention(layer.attention_norm(x_nM), sequence.step, rope, sequence.cache, 0)
+        added: Tensor = layer.attention_output_norm(attended)
+        return added
 
     def feed(x_nM: Tensor) -> Tensor:
-        fed: Tensor = feed_forward(layer.feed_forward_norm(x_nM))
-        return fed
+        added: Tensor = layer.feed_forward_output_norm(feed_forward(layer.feed_forward_norm(x_nM)))
+        return added
 
     heads, head_dim = (attention.queries, attention.kv, attention.kv), attention.head_dim
     qkv_rows = [count * head_dim for count in heads]
@@ -143,8 +148,11 @@ class _Sequence:
             scored_ids_S=np.zeros(0, dtype=np.int32),
             run_ahead_R=0 * one,
         )
-        self.step: StepInputs = build_inputs(rows, length, torch.float32, device)
-        self.rope = RopeTable(arch.rope, arch.head_dim, length, device)(self.step.positions_N)
+        windows = {window for window in (arch.variations.windows if arch.variations else ()) if window is not None}
+        self.step: StepInputs = build_inputs(rows, length, torch.float32, device, windows=windows)
+        rope, local_rope = rope_tables(arch, length, device)
+        self.rope = rope(self.step.positions_N)
+        self.local_rope = (local_rope or rope)(self.step.positions_N)
         self.cache = KVCache(1, 1, length, arch.kv_heads, arch.head_dim, torch.float32, device)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from common.manifest import Architecture
 from shard_worker.checkpoint.layout import matrix_format, weight_shapes
@@ -75,7 +75,7 @@ def read_matrix(reader: CheckpointReader, name: str) -> Tensor:
 
 
 @torch.inference_mode()
-def reference_logits(model: LlamaForCausalLM, ids: Sequence[int]) -> Tensor:
+def reference_logits(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
     """Return float32[len(ids), vocabulary]: the logits at every position of one sequence."""
     logits: Tensor = model(torch.tensor([ids])).logits[0]
     return logits.float()

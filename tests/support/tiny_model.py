@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from shard_worker.checkpoint.from_huggingface import open_huggingface
 from shard_worker.checkpoint.layout import Dtype
@@ -61,15 +61,19 @@ def make_tiny_model(folder: Path, shape: TinyShape | None = None, dtype: Dtype =
 
     The tokenizer has one token per byte and the three special tokens of ChatML. The same seed gives the same model.
     """
-    shape = shape or TinyShape()
-    reference = random_model(shape, seed)
+    reference = random_model(shape or TinyShape(), seed)
+    return TinyModel(convert_tiny(folder, reference, dtype), reference)
+
+
+def convert_tiny(folder: Path, reference: PreTrainedModel, dtype: Dtype = "float32") -> Path:
+    """Save a model of transformers' to `folder`/huggingface, and return the checkpoint that becomes of it."""
     foreign = folder / "huggingface"
     reference.save_pretrained(foreign)
     byte_tokenizer().save(str(foreign / "tokenizer.json"))
     (foreign / "chat_template.jinja").write_text(CHAT_TEMPLATE)
     with OutputFolder(folder / "checkpoint") as output:
         write_checkpoint(open_huggingface(foreign), output, "tiny", dtype, lambda what, done, total: None)
-    return TinyModel(folder / "checkpoint", reference)
+    return folder / "checkpoint"
 
 
 def byte_tokenizer() -> Tokenizer:

@@ -40,7 +40,7 @@ def weight_bytes_per_step(folder: Path, dtype: str, tensor_parallel_size: int) -
 
     Unquantised matrices count in `dtype`, the type the ranks compute in; everything else as it is stored. Of an
     embedding apart from the head only single rows are read: it is left out. Norms are read by every rank, and KV heads
-    by more than one where there are more ranks than KV heads.
+    by more than one where there are more ranks than KV heads. Of experts, as many count as one token goes to.
     """
     manifest, _ = read_manifest(folder)
     return sum(
@@ -63,6 +63,8 @@ def _read_bytes(name: str, entry: dict[str, Any], manifest: Manifest, compute_by
         stored_bytes = math.prod(entry["shape"]) * compute_bytes
     if ".attention.key." in name or ".attention.value." in name:
         return stored_bytes * max(architecture.kv_heads, ranks) // architecture.kv_heads
+    if ".experts." in name and architecture.variations is not None and architecture.variations.experts is not None:
+        return stored_bytes * architecture.variations.experts.per_token // architecture.variations.experts.count
     return stored_bytes
 
 

@@ -127,9 +127,22 @@ class StepJob : public Job {
     void rotate_and_store(const Layer& layer, Local& local) {
         run_phase(local.next_phase++, rows_, 1, [&](int64_t token, int64_t) {
             float* qkv = qkv_.data() + token * layer.qkv.rows;
+            finish_heads(layer, qkv);
             rotate_heads(model_, step_.positions[token], qkv);
             store_heads(model_, layer.cache, step_.slots[token], qkv + query_width_);
         });
+    }
+
+    // What is done to heads before they are rotated: biases, then query and key norms, where the model has them.
+    void finish_heads(const Layer& layer, float* qkv) {
+        for (int64_t at = 0; layer.qkv_bias && at < layer.qkv.rows; at++) {
+            qkv[at] += layer.qkv_bias[at];
+        }
+        for (int64_t head = 0; layer.query_norm && head < model_.query_heads + model_.kv_heads; head++) {
+            float* x = qkv + head * model_.head_dim;
+            const float* weight = head < model_.query_heads ? layer.query_norm : layer.key_norm;
+            kernels_.norm(x, weight, model_.eps, model_.head_dim, x);
+        }
     }
 
     void attend(const Layer& layer, Local& local) {
@@ -156,10 +169,18 @@ class StepJob : public Job {
         task.kv_head = kv_head;
         task.head_dim = head_dim;
         task.queries = model_.first_query[kv_head + 1] - query;
-        task.start = stretch.start;
+        const int64_t first = layer.window ? step_.positions[stretch.token] + 1 - layer.window : 0;
+        task.start = std::max(stretch.start, first);
         task.stop = stretch.stop;
         task.scores = scores;
         task.out = partial(stretch_index, query);
+        if (task.start >= task.stop) {  // outside the window: nothing, with weight 0
+            std::fill_n(task.out, task.queries * (head_dim + 2), 0.0f);
+            for (int64_t g = 0; g < task.queries; g++) {
+                task.out[g * (head_dim + 2) + head_dim] = -INFINITY;
+            }
+            return;
+        }
         (model_.cache_is_bfloat16 ? kernels_.attend_bfloat16 : kernels_.attend_float32)(task);
     }
 

@@ -12,6 +12,10 @@ namespace tandem {
 struct Layer {
     const float* attention_norm;
     const float* feed_forward_norm;
+    const float* qkv_bias;    // [qkv.rows]; null in models without
+    const float* query_norm;  // [head_dim], as is key_norm; null in models without
+    const float* key_norm;
+    int64_t window;  // positions a token sees, itself included; 0: all
     Matrix qkv, output, gate_up, down;
     void* cache;  // [slots, 2 * kv_heads, head_dim], keys before values
 };

@@ -14,7 +14,7 @@ from common.errors import CheckpointError
 from common.manifest import read_manifest
 from common.model_store import resolve
 from shard_worker.checkpoint.download import fetch
-from shard_worker.checkpoint.from_huggingface import huggingface_name
+from tests.support.reference import reference_name
 
 CONFIG = """{"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
 "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 40,
@@ -34,7 +34,7 @@ def calls(
     snapshot = tmp_path / "cache" / "0123abc"
     snapshot.mkdir(parents=True)
     tensors: dict[str, torch.Tensor] = make_model()[1]
-    save_file({huggingface_name(name): t for name, t in tensors.items()}, snapshot / "model.safetensors")
+    save_file({reference_name(name): t for name, t in tensors.items()}, snapshot / "model.safetensors")
     (snapshot / "config.json").write_text(CONFIG)
     Tokenizer(models.BPE(vocab={"a": 0}, merges=[])).save(str(snapshot / "tokenizer.json"))
     calls: list[tuple[str, list[str]]] = []

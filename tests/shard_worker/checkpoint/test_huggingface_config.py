@@ -115,7 +115,7 @@ def test_rope(tmp_path: Path, changes: dict[str, Any], rope: Rope) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"model_type": "qwen2"}, 'model_type = "qwen2"'),
+        ({"model_type": "gpt2"}, 'model_type = "gpt2" is none of .*llama, mistral'),
         ({"hidden_act": "gelu"}, 'hidden_act = "gelu"'),
         ({"attention_bias": True}, "attention_bias = true"),
         ({"mlp_bias": True}, "mlp_bias = true"),

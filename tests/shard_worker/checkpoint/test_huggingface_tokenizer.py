@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models
 from tokenizers.processors import TemplateProcessing
 
 from common.errors import CheckpointError
-from shard_worker.checkpoint.huggingface_config import HuggingFaceConfig
+from shard_worker.checkpoint.huggingface_base import HuggingFaceConfig
 from shard_worker.checkpoint.huggingface_tokenizer import read_chat_template, read_end_of_text_ids, read_tokenizer
 
 CONFIG = HuggingFaceConfig(

@@ -30,7 +30,7 @@ def test_long_steps(tmp_path: Path, mode: str) -> None:
         use_kernels(pair.model, pair.operations)
         after = pair.model(inputs, pair.caches[0])
     first = pair.model.layers[0]
-    assert isinstance(first, Layer) and isinstance(first.feed_forward.down, KernelLinear)
+    assert isinstance(first, Layer) and isinstance(first.dense.down, KernelLinear)
     assert first.attention.qkv.rows(torch.tensor([2, 0]), torch.float32).shape == (2, first.attention.qkv.in_features)
     torch.testing.assert_close(after, before, atol=2e-5, rtol=2e-5)
     # The decoder's own matrices are still the stored ones.

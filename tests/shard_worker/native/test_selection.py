@@ -8,6 +8,7 @@ import pytest
 from common.errors import SettingsError
 from shard_worker.native.library import Runner
 from tests.support.local_ranks import LocalRanks
+from tests.support.tiny_families import make_family
 from tests.support.tiny_model import TinyModel
 
 
@@ -38,3 +39,9 @@ def test_asked_for_and_not_there(tiny_model: TinyModel) -> None:
 def test_reference_attention_is_pytorch_s(tiny_model: TinyModel) -> None:
     with pytest.raises(SettingsError, match="reference attention is PyTorch's"):
         LocalRanks(tiny_model.folder, native="on", attention="reference")
+
+
+def test_what_departs_from_llama_is_pytorch_s(tmp_path: Path) -> None:
+    folder = make_family(tmp_path, "gemma2").folder
+    with pytest.raises(SettingsError, match="what this model has: output norms, activation gelu_tanh"):
+        LocalRanks(folder, native="on")
