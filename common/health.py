@@ -13,13 +13,18 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 Response = health_pb2.HealthCheckResponse
 HEALTH_SERVICE = "grpc.health.v1.Health"
+# What a liveness probe asks for: a process that waits for its ranks or drains must not be killed for it.
+LIVE = "live"
 
 
 class HealthBoard:
-    """What probes are told: NOT_SERVING at first; the same for "" (the process) and all named services."""
+    """What probes are told: NOT_SERVING at first; the same for "" (the process) and all named services.
+
+    LIVE is always SERVING: whoever gets that answer knows that the event loop runs.
+    """
 
     def __init__(self, services: Iterable[str] = ()) -> None:
-        self._services = frozenset({"", *services})
+        self._services = frozenset({"", LIVE, *services})
         self._serving = False
         self._draining = False
         self._changed = asyncio.Condition()
@@ -67,4 +72,4 @@ class HealthBoard:
     def _status(self, service: str) -> Any:
         if service not in self._services:
             return Response.SERVICE_UNKNOWN
-        return Response.SERVING if self._serving else Response.NOT_SERVING
+        return Response.SERVING if self._serving or service == LIVE else Response.NOT_SERVING

@@ -70,4 +70,4 @@ def _speculator(settings: GatewaySettings, target: TargetIdentity) -> Speculator
     if settings.max_draft_tokens == 0 or not (settings.drafts or settings.ngram):
         return None
     pool = DraftPool(settings.drafts, target) if settings.drafts else None
-    return Speculator(pool, settings.ngram, settings.max_draft_tokens)
+    return Speculator(pool, settings.ngram, settings.max_draft_tokens, fixed=settings.draft_length == "fixed")

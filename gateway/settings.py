@@ -1,6 +1,7 @@
 """What can be set on a gateway."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -28,6 +29,11 @@ class GatewaySettings(Settings):
     ngram: bool = Field(default=False, description="draft from the request's own text where no worker does better")
     max_draft_tokens: int = Field(
         default=8, ge=0, le=8, description="most tokens drafted for one pass of one request; 0 drafts nothing"
+    )
+    draft_length: Literal["adaptive", "fixed"] = Field(
+        default="adaptive",
+        description="draft as many tokens as pay, or, for measuring only, always as many as the bounds allow, "
+        "however long that takes",
     )
     prefix_reuse: bool = Field(default=True, description="share KV blocks of equal prompt prefixes of one tenant")
 

@@ -193,9 +193,7 @@ class StepLoop:
         scheduler.pacer.observe(plan.decode_tokens, plan.prefill_tokens, (times.wire_ns + times.work_ns) * 1e-9)
         scheduler.run_ahead.observe(hop_ns * 1e-9, times.work_ns * 1e-9)
         if self._speculator is not None:
-            sampled = [(row, job) for row, job in zip(plan.rows, jobs, strict=True) if row.sampled]
-            verified = [(row, job, outcome) for (row, job), outcome in zip(sampled, outcomes, strict=True)]
-            self._speculator.observe(verified, plan.prefill_tokens, times)
+            self._speculator.observe(plan, jobs, outcomes, times)
         for job in jobs:
             if job is not None:
                 job.waterfall.add_step(times, decided_ns - answered_ns)

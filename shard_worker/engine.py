@@ -83,6 +83,7 @@ class Engine:
             device,
             settings.collective_timeout_s,
             settings.collectives,
+            settings.rendezvous_timeout_s,
         )
         path = ATTENTION_PATHS[settings.attention]
         model = load_model(reader, arch, part, group, path, dtype, device, quantization)
@@ -198,7 +199,9 @@ class Engine:
             records, self._last_step = self._sampler(logits_PV, states, positions, *lengths)
         else:
             first_id = self._vocabulary.start
-            records, self._last_step = sample_records(logits_PV, states, positions, first_id, *lengths)
+            records, self._last_step = sample_records(
+                logits_PV, states, positions, first_id, *lengths, self._forward.summarize
+            )
         return [pack(records)]
 
     def _score(self, rows: Rows, plan: pb.Plan, hidden_SM: torch.Tensor) -> list[PackedRecords]:

@@ -78,18 +78,22 @@ def form_group(
     device: torch.device,
     timeout_s: float,
     collectives: Collectives = "auto",
+    meet_timeout_s: float | None = None,
 ) -> RankGroup:
     """Meet the other ranks and agree on an epoch; returns when a first collective has run on all of them.
 
+    A collective may take `timeout_s`; meeting through tcp may take `meet_timeout_s`, where that is given.
     Ranks on the CPUs of one host add up through shared memory. Raises SettingsError for a rendezvous that cannot be
     used, where the others do not come in time, or where `collectives` asks for what cannot be had.
     """
     epoch = time.time_ns()
     if world_size == 1:
         return RankGroup(rank, world_size, epoch)
+    meet_timeout_s = meet_timeout_s or timeout_s
     timeout = timedelta(seconds=timeout_s)
     try:
-        store = _store(rank, world_size, rendezvous, timeout)
+        store = _store(rank, world_size, rendezvous, timedelta(seconds=meet_timeout_s))
+        store.set_timeout(timeout)
         dist.init_process_group(
             backend="nccl" if device.type == "cuda" else "gloo",
             store=store,
@@ -108,7 +112,7 @@ def form_group(
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise SettingsError(
-            f"{world_size} ranks did not meet at {rendezvous} (they have {timeout_s:g} s): {reason}"
+            f"{world_size} ranks did not meet at {rendezvous} (they have {meet_timeout_s:g} s): {reason}"
         ) from error
     return RankGroup(rank, world_size, int(agreed.item()), shared_memory, symmetric_memory)
 

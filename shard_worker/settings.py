@@ -38,6 +38,11 @@ class ShardSettings(Settings):
     )
     attention: Literal["fast", "reference"] = Field(default="fast", description="attention path")
     collective_timeout_s: PositiveFloat = Field(default=60.0, description="a longer collective ends the group")
+    rendezvous_timeout_s: PositiveFloat | None = Field(
+        default=None,
+        description="time the ranks of other hosts get to come, which may have images to pull; "
+        "default: collective_timeout_s",
+    )
     collectives: Literal["auto", "shared-memory", "torch"] = Field(
         default="auto",
         description="how ranks add up: through shared memory, by torch.distributed, or (auto) the first wherever all "

@@ -50,13 +50,11 @@ def _gateway(
     flags = {"model": model, "listen": listen, "ranks": ",".join(ranks)}
     flags |= {name: getattr(settings, name) for name in GATEWAY_FIELDS}
     if settings.draft:
-        # What the gateway finds in a request's own text costs no trip, and serves while a worker is away.
-        flags |= {"drafts": ",".join(drafts) or None, "ngram": True}
-    return ChildCommand(
-        "gateway",
-        _serve("gateway", flags),
-        _other_settings("gateway", settings.gateway, taken=flags),
-    )
+        flags["drafts"] = ",".join(drafts) or None
+    # What the gateway finds in a request's own text costs no trip, and serves while a worker is away.
+    environ = {"TANDEM_GATEWAY_NGRAM": "true"} if settings.draft else {}
+    environ |= _other_settings("gateway", settings.gateway, taken=flags)
+    return ChildCommand("gateway", _serve("gateway", flags), environ)
 
 
 def _rank(settings: UpSettings, rank: int, model: Path, listen: str, folder: Path, cores: int) -> ChildCommand:

@@ -6,6 +6,7 @@ WINDOW_ASKS = 20
 MAX_MISSES = 5
 MIN_OPEN_NS = 1_000_000_000
 MAX_OPEN_NS = 10_000_000_000
+REVIVED_OPEN_NS = 250_000_000
 
 _NO_PROBE = -1
 
@@ -50,6 +51,14 @@ class Breaker:
                 self._hits.clear()
             else:
                 self._open(min(2 * self._open_ns, MAX_OPEN_NS), now_ns)
+
+    def revive(self, now_ns: int) -> None:
+        """Note that the worker was away and is there again: what it missed meanwhile says nothing of what it will do.
+
+        The probe comes soon, and as it may find the worker still reading what it missed, the next one soon after.
+        """
+        if self.is_open:
+            self._open(REVIVED_OPEN_NS, now_ns)
 
     def _open(self, open_ns: int, now_ns: int) -> None:
         self._open_ns, self._probe_from_ns, self._probe_ns = open_ns, now_ns + open_ns, _NO_PROBE

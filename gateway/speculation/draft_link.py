@@ -73,6 +73,7 @@ class DraftLink:
             except TimeoutError:
                 raise Unavailable(f"no answer within {ATTACH_TIMEOUT_S:g} s") from None
             self.stream, self._was_there, self._was_ever_there = stream, True, True
+            self._breaker.revive(time.perf_counter_ns())
             self._told.clear()
             log.info("draft worker %s is there: %s", self.address, stream.source)
             try:

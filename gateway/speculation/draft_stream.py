@@ -23,6 +23,8 @@ MAX_UNSENT_BYTES = INTERNAL_MESSAGE_BYTES // 8
 WRITE_TIMEOUT_S = 1.0
 # So long after the last message an empty one asks for the load.
 LOAD_EVERY_S = 1.0
+# A worker that is heard of again after so long was stopped, not slow: it answers at least for the load.
+SILENCE_NS = 1_500_000_000
 REFUSALS = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED)
 
 
@@ -134,8 +136,12 @@ class DraftStream:
                 raise Unavailable(f"it has read nothing for {WRITE_TIMEOUT_S:g} s") from None
 
     async def _receive(self, on_proposals: Callable[["DraftStream", Iterable[pb.Proposal]], None]) -> None:
+        heard_ns = time.perf_counter_ns()
         while True:
             answer = await _read(self._call)
+            before_ns, heard_ns = heard_ns, time.perf_counter_ns()
+            if heard_ns - before_ns >= SILENCE_NS:
+                self.breaker.revive(heard_ns)
             if answer.WhichOneof("message") != "answers":
                 raise Refused("BAD_MESSAGE", "after attached it sent something else than answers")
             self.load = answer.answers.load

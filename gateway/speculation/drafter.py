@@ -13,8 +13,10 @@ from gateway.speculation.draft_request import DraftRequest
 from gateway.speculation.length_control import DraftLength
 from gateway.speculation.record import SpeculationRecord
 
-Source = Literal["worker", "ngram"]
-SOURCES: tuple[Source, ...] = ("worker", "ngram")
+# A guess from the text is the better the longer the match it continues, so these fare apart.
+Source = Literal["worker", "short match", "match", "long match"]
+SOURCES: tuple[Source, ...] = ("worker", "short match", "match", "long match")
+_MATCHES: tuple[tuple[int, Source], ...] = ((8, "long match"), (4, "match"), (0, "short match"))
 
 # A guess from the text costs no wait: it is preferred where it is right nearly as often as a worker's.
 FREE_GUESS_WORTH = 0.8
@@ -32,6 +34,7 @@ class Drafter:
     found: Lookup = field(default=NOTHING, init=False)
     asked_source: Source = field(default="worker", init=False)
     source: Source = field(default="worker", init=False)  # of the draft that is to be verified
+    ran_ahead: bool = field(default=False, init=False)  # the ranks compute the next token's row as it is, undrafted
 
     @classmethod
     def of(cls, job: Generation, record: SpeculationRecord, priors: dict[Source, Acceptance]) -> "Drafter":
@@ -46,15 +49,20 @@ class Drafter:
         sequence = self.job.sequence
         cap = min(MAX_DRAFT_TOKENS, sequence.max_length - len(sequence.token_ids) - 1)
         self.found = look_up(np.array(sequence.token_ids, np.int32), cap) if reads_text else NOTHING
-        worker, text = self.acceptance["worker"], self.acceptance["ngram"]
+        worker, text = self.acceptance["worker"], self.acceptance[self.text_source]
         prefers_text = not has_worker or text.chance(0) >= FREE_GUESS_WORTH * worker.chance(0)
         if len(self.found.ids) and prefers_text:
-            self.asked_source = "ngram"
+            self.asked_source = self.text_source
             return self.length.row(text, len(self.found.ids), waits=False)
         self.asked_source = "worker"
         return self.length.row(worker, cap if has_worker else 0, waits=True)
 
+    @property
+    def text_source(self) -> Source:
+        """What kind of match the text gave."""
+        return next(source for least, source in _MATCHES if self.found.match_length >= least)
+
     def verified(self, drafted: int, accepted: int, tokens: int) -> None:
         """Enter a pass that drew `tokens`, the first `accepted` of which were those of `drafted` ones."""
-        self.record.verified(drafted, accepted, tokens, by_ngram=self.source == "ngram")
+        self.record.verified(drafted, accepted, tokens, by_ngram=self.source != "worker")
         self.acceptance[self.source].record(drafted, accepted)

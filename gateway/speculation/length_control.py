@@ -54,12 +54,17 @@ class LengthControl:
     the cost of probes, less what they earn, within PROBE_BUDGET: more tokens, and waiting for a draft that may be dead.
     """
 
-    def __init__(self, costs: StepCosts, draft_costs: DraftCosts, most: int = MAX_DRAFT_TOKENS) -> None:
-        """`most` is the deployment's bound; with 0 nothing is drafted."""
+    def __init__(
+        self, costs: StepCosts, draft_costs: DraftCosts, most: int = MAX_DRAFT_TOKENS, fixed: bool = False
+    ) -> None:
+        """`most` is the deployment's bound; with 0 nothing is drafted. `fixed` is for measuring: no choice at all, each
+        row drafts what its cap and `most` allow.
+        """
         assert most >= 0
         self._costs = costs
         self._draft_costs = draft_costs
         self._most = most
+        self._fixed = fixed
         self._longest_tried = 0
         self._debt_s = 0.0
 
@@ -69,8 +74,8 @@ class LengthControl:
         What was drafted before must have been recorded in its Acceptance by now. `overhead_s` is what a step takes
         beyond the ranks' time.
         """
-        if not rows:
-            return []
+        if self._fixed or not rows:
+            return [min(row.cap, self._most) for row in rows]
         wanted = choose_lengths(rows, self._costs, self._draft_costs, overhead_s, self._most)
         # At most one more than was tried, so that each length is measured once: steps may grow in stairs.
         lengths = [min(length, self._longest_tried + 1) for length in wanted]

@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Iterable
 
 from gateway.generation import Generation
-from gateway.scheduling.plan import Outcome, Row
+from gateway.scheduling.plan import Outcome, StepPlan
 from gateway.scheduling.sequence import State
 from gateway.speculation.acceptance import Acceptance
 from gateway.speculation.draft_pool import DraftPool
@@ -18,19 +18,24 @@ from gateway.speculation.step_costs import DraftCosts, StepCosts
 from gateway.waterfall import StepTimes
 
 _SMOOTHING = 0.1
+_FIXED_DEADLINE_S = 1.0  # for drafts that are waited for although they do not pay
 
 
 class Speculator:
     """Speculation for all requests of a step loop. All calls come from the event loop; only `propose` waits."""
 
-    def __init__(self, pool: DraftPool | None, reads_text: bool, max_draft_tokens: int) -> None:
-        """Without a pool, drafts come from the requests' own text alone, and only where `reads_text`."""
+    def __init__(self, pool: DraftPool | None, reads_text: bool, max_draft_tokens: int, fixed: bool = False) -> None:
+        """Without a pool, drafts come from the requests' own text alone, and only where `reads_text`.
+
+        `fixed` drafts as many tokens as may be drafted and waits for them, whether that pays or not.
+        """
         self.max_draft_tokens = max_draft_tokens
         self._pool = pool
         self._reads_text = reads_text
+        self._fixed = fixed
         self._costs = StepCosts()
         self._draft_costs = DraftCosts(self._costs)
-        self._control = LengthControl(self._costs, self._draft_costs, max_draft_tokens)
+        self._control = LengthControl(self._costs, self._draft_costs, max_draft_tokens, fixed)
         self._priors = {source: Acceptance() for source in SOURCES}
         self._drafters: dict[Generation, Drafter] = {}
         self._overhead_s = 0.0
@@ -63,7 +68,9 @@ class Speculator:
         has_worker = self._pool is not None and self._pool.num_ready > 0
         rows = [drafter.row(has_worker, self._reads_text) for drafter in drafters]
         lengths = self._control.next_lengths([drafter.length for drafter in drafters], rows, self._overhead_s)
-        wanted = {drafter: length for drafter, length in zip(drafters, lengths, strict=True) if length}
+        drafting = {drafter: length for drafter, length in zip(drafters, lengths, strict=True) if length}
+        # A row that was run ahead is as good as computed: drafts behind it would have it computed again.
+        wanted = {drafter: length for drafter, length in drafting.items() if not drafter.ran_ahead}
         asked = {drafter: length for drafter, length in wanted.items() if drafter.asked_source == "worker"}
         if any(row.waits and row.cap for row in rows):
             self._workers_pay = bool(asked)
@@ -72,22 +79,25 @@ class Speculator:
         for drafter in drafters:
             sequence = drafter.job.sequence
             sequence.draft_ids = self._taken(drafter, wanted.get(drafter, 0))
-            sequence.speculates = drafter in wanted
+            sequence.speculates = drafter in drafting
 
-    def observe(self, rows: Iterable[tuple[Row, object, Outcome]], prefill_tokens: int, times: StepTimes) -> None:
-        """Learn from a step's sampled rows, their jobs and outcomes, and from how long it took."""
-        tokens = 0
-        for row, job, outcome in rows:
+    def observe(self, plan: StepPlan, jobs: Iterable[object], outcomes: Iterable[Outcome], times: StepTimes) -> None:
+        """Learn from a step: its rows' jobs, the outcomes of its sampled rows, and how long it took."""
+        ran_ahead = plan.run_ahead or (False,) * len(plan.rows)
+        remaining, tokens = iter(outcomes), 0
+        for row, job, goes_on in zip(plan.rows, jobs, ran_ahead, strict=True):
             tokens += len(row.token_ids)
             drafter = self._drafters.get(job) if isinstance(job, Generation) else None
-            if drafter is None:
+            outcome = next(remaining) if row.sampled else None
+            if drafter is None or outcome is None:
                 continue
             drawn, draft_ids = outcome.token_ids, row.draft_ids
             # Where the stream ended within the draft, nothing is known of what lay beyond.
             drafted = min(len(draft_ids), len(drawn)) if outcome.finished else len(draft_ids)
             accepted = sum(1 for draft_id, token_id in zip(draft_ids, drawn, strict=False) if draft_id == token_id)
             drafter.verified(drafted, min(accepted, drafted), len(drawn))
-        if tokens and not prefill_tokens:
+            drafter.ran_ahead = goes_on
+        if not plan.prefill_tokens:
             self._costs.observe(tokens, times.work_ns * 1e-9)
             overhead_s = (times.plan_ns + times.wire_ns) * 1e-9
             self._overhead_s += _SMOOTHING * (min(overhead_s, 4 * self._overhead_s or overhead_s) - self._overhead_s)
@@ -95,7 +105,7 @@ class Speculator:
     async def _ask(self, asked: dict[Drafter, int]) -> None:
         assert self._pool is not None
         longest = max(asked.values())
-        deadline_s = self._draft_costs.deadline_s(longest)
+        deadline_s = _FIXED_DEADLINE_S if self._fixed else self._draft_costs.deadline_s(longest)
         began_ns = time.perf_counter_ns()
         waiting = [d for d, length in asked.items() if self._pool.ask(d.request, length, deadline_s)]
         await self._pool.wait([drafter.request for drafter in waiting], deadline_s)
@@ -115,7 +125,7 @@ class Speculator:
             if drafted is not None:
                 drafter.source = "worker"
                 return drafted.token_ids[:length]
-        drafter.source = "ngram"
+        drafter.source = drafter.text_source
         return array("i", drafter.found.ids[:length].tolist())
 
 

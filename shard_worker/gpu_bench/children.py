@@ -6,12 +6,10 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from common.errors import TandemError
-
 _TAIL_LINES = 6
 
 
-class StageFailed(TandemError):
+class StageFailed(Exception):
     """A stage did not end well; the message says how, with the end of what it printed."""
 
 

@@ -135,6 +135,10 @@ class NativeDecoder:
         all_reduce.check(self._runner.step(self._struct, struct))
         return reported_PM
 
+    def summarize(self, values_PV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return each row's first best index, best value and log-sum-exp, as `Runner.summarize`."""
+        return self._runner.summarize(values_PV)
+
     def logits(self, hidden_PM: Tensor) -> Tensor:
         """Return float32[P, V]: the logits over this rank's slice of the vocabulary."""
         return self._runner.linear(hidden_PM, self._head, self._rounds)

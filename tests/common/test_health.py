@@ -10,7 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from common.channel import open_channel, server_options
-from common.health import HealthBoard
+from common.health import LIVE, HealthBoard
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -31,6 +31,16 @@ async def board_and_stub() -> AsyncIterator[tuple[HealthBoard, Any]]:
 
 async def check(stub: Any, service: str = "") -> int:
     return int((await stub.Check(health_pb2.HealthCheckRequest(service=service))).status)
+
+
+def test_the_event_loop_is_live_whatever_the_board_says() -> None:
+    async def run() -> None:
+        async with board_and_stub() as (board, stub):
+            assert await check(stub, LIVE) == SERVING
+            await board.drain()
+            assert (await check(stub), await check(stub, LIVE)) == (NOT_SERVING, SERVING)
+
+    asyncio.run(run())
 
 
 def test_check_follows_the_board_until_it_drains() -> None:

@@ -27,7 +27,14 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 class RankProcess:
     """One `tandem serve shard` process, or another service's; its output goes to `log_file`."""
 
-    def __init__(self, address: str, log_file: Path, arguments: Sequence[str], service: str = "shard") -> None:
+    def __init__(
+        self,
+        address: str,
+        log_file: Path,
+        arguments: Sequence[str],
+        service: str = "shard",
+        module: str = "common.cli.main",
+    ) -> None:
         self.address = address
         self._log_file = log_file
         environ = {
@@ -38,7 +45,7 @@ class RankProcess:
         }
         with log_file.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "common.cli.main", "serve", service, "--listen", address, *arguments],
+                [sys.executable, "-m", module, "serve", service, "--listen", address, *arguments],
                 env=environ,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -92,13 +99,14 @@ class RankProcess:
 def start_rank(model: Path, work: Path, rank: int = 0, tp: int = 1, **settings: Any) -> RankProcess:
     """Start one rank with its socket, log and rendezvous in `work`; does not wait for it.
 
-    float32, one thread and a small KV cache unless `settings` say otherwise.
+    float32, one thread and a small KV cache unless `settings` say otherwise; `module` is run instead of `tandem`'s own.
     """
     defaults = {"dtype": "float32", "threads": 1, "kv_cache_tokens": 4096, "rendezvous": f"file://{work}/rendezvous"}
     address = settings.pop("listen", f"unix:{work}/rank-{rank}.sock")
+    module = settings.pop("module", "common.cli.main")
     values = {"model": model, "rank": rank, "tp": tp} | defaults | settings
     arguments = [part for name, value in values.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    return RankProcess(address, work / f"rank-{rank}.log", arguments)
+    return RankProcess(address, work / f"rank-{rank}.log", arguments, module=module)
 
 
 @contextmanager

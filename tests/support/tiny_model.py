@@ -61,7 +61,7 @@ def make_tiny_model(folder: Path, shape: TinyShape | None = None, dtype: Dtype =
 
     The tokenizer has one token per byte and the three special tokens of ChatML. The same seed gives the same model.
     """
-    reference = _random_model(shape or TinyShape(), seed)
+    reference = random_model(shape or TinyShape(), seed)
     return TinyModel(convert_tiny(folder, reference, dtype), reference)
 
 
@@ -86,7 +86,8 @@ def byte_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def _random_model(shape: TinyShape, seed: int) -> LlamaForCausalLM:
+def random_model(shape: TinyShape, seed: int) -> LlamaForCausalLM:
+    """Return a random model of this shape, float32 and in evaluation mode; the same seed gives the same model."""
     config = LlamaConfig(
         hidden_size=shape.hidden_size,
         intermediate_size=shape.intermediate_size,
@@ -101,7 +102,7 @@ def _random_model(shape: TinyShape, seed: int) -> LlamaForCausalLM:
         # Wide enough that attention is not flat and greedy ids vary.
         initializer_range=0.2,
         bos_token_id=None,
-        eos_token_id=END_OF_TURN_ID,
+        eos_token_id=END_OF_TURN_ID if shape.vocabulary_size > END_OF_TURN_ID else None,
         pad_token_id=None,
     )
     with torch.random.fork_rng(devices=[]):

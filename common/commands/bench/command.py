@@ -4,24 +4,26 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from common.cli.lazy_group import LazyCommand, LazyGroup
 from common.cli.log_level import log_level_option
+from common.commands.bench.gateway_options import AS_UP, gateway_options
 from common.commands.bench.options import integers, length_range, rates
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 OLD_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-AS_UP = "as in `tandem up`"
+SUBCOMMANDS = {
+    "speculate": LazyCommand(
+        "common.commands.bench.speculate.command:speculate", "Measure what drafting brings, by draft length."
+    )
+}
 
 
-@click.command()
-@click.option("--address", metavar="HOST:PORT", help="gateway to measure; without it, one is started and stopped again")
+@click.group(cls=LazyGroup, table=SUBCOMMANDS, invoke_without_command=True, subcommand_metavar="[speculate [OPTIONS]]")
+@gateway_options
 @click.option("--model", help=f"{AS_UP}; with --address: where its checkpoint lies here, to count its bytes")
-@click.option("--tp", metavar="INTEGER", help=AS_UP)
 @click.option("--device", help=f"{AS_UP}; with --address: on what it runs, cpu if not given")
-@click.option("--dtype", help=AS_UP)
-@click.option("--threads", metavar="INTEGER", help=AS_UP)
-@click.option("--gateway", multiple=True, metavar="KEY=VALUE", help=AS_UP)
-@click.option("--shard", multiple=True, metavar="KEY=VALUE", help=AS_UP)
 @click.option(
     "--concurrency", type=integers, metavar="LIST", default="1,4,16", show_default=True,
     help="closed loops: so many clients, each waiting for its answer; empty for none",
@@ -69,12 +71,18 @@ AS_UP = "as in `tandem up`"
 @click.option("--report", "svg_file", type=FILE, help="write pictures of them to this SVG file")
 @click.option("--beside", type=OLD_FILE, multiple=True, help="an earlier --json file, for the roofline; repeatable")
 @log_level_option("warning")
-def bench(**flags: Any) -> int:
+@click.pass_context
+def bench(ctx: click.Context, /, **flags: Any) -> int:
     """Measure the speed of a gateway through its public API.
 
     Prompts are random token ids; answers have exactly the length that was asked for. Without --address, a gateway and
     its ranks are started on a free port first.
     """
+    if ctx.invoked_subcommand is not None:
+        ours = [name for name in flags if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+        if ours:
+            raise click.UsageError(f"{ctx.invoked_subcommand} takes its own flags, after its name", ctx)
+        return 0
     # Imported here since they bring grpc, which `--help` does without.
     from common.commands.bench.outcome import bench_and_show
 

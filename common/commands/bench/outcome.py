@@ -4,8 +4,9 @@ import asyncio
 import re
 import shlex
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
@@ -19,6 +20,8 @@ from common.commands.bench.table import table_lines
 from common.process import set_up_logging
 from common.supervisor import ChildEnded, Stopped
 
+T = TypeVar("T")
+
 ONLY_OF_OWN = ("tp", "dtype", "threads", "gateway", "shard")
 
 
@@ -31,12 +34,7 @@ def bench_and_show(flags: Mapping[str, Any]) -> int:
     earlier = [point for path in flags["beside"] for point in read_roofline(path)]
     plan = plan_of(flags)
     gateway = gateway_of(flags)
-    try:
-        results = asyncio.run(run(gateway, plan, flags["peak_gb_s"]))
-    except Stopped:
-        return 130
-    except ChildEnded as error:
-        raise click.ClickException(str(error)) from None
+    results = run_to_end(run(gateway, plan, flags["peak_gb_s"]))
     for line in table_lines(results):
         click.echo(line)
     for path, text in (
@@ -44,19 +42,37 @@ def bench_and_show(flags: Mapping[str, Any]) -> int:
         (flags["svg_file"], lambda: report_svg(results, earlier)),
     ):
         if path is not None:
-            try:
-                path.write_text(text() + "\n", encoding="utf-8")
-            except OSError as error:
-                raise click.ClickException(f"cannot write {path}: {error.strerror or error}") from None
+            write_text(path, text())
     return 0
 
 
-def gateway_of(flags: Mapping[str, Any]) -> Gateway:
-    """Return which gateway to measure. Raises click.UsageError on flags that a running one cannot follow any more."""
-    late = [f"--{name}" for name in ONLY_OF_OWN if flags[name]]
+def run_to_end(work: Coroutine[Any, Any, T]) -> T:
+    """Return what `work` returns. Raises click.ClickException where a child ended, click.Abort on a signal."""
+    try:
+        return asyncio.run(work)
+    except Stopped:
+        raise click.Abort from None
+    except ChildEnded as error:
+        raise click.ClickException(str(error)) from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as a file's lines. Raises click.ClickException where that is not possible."""
+    try:
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise click.ClickException(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def gateway_of(flags: Mapping[str, Any], only_of_own: Sequence[str] = ONLY_OF_OWN) -> Gateway:
+    """Return which gateway to measure.
+
+    Raises click.UsageError on flags, those named `only_of_own`, that a running one cannot follow any more.
+    """
+    late = [f"--{name.replace('_', '-')}" for name in only_of_own if flags[name]]
     if flags["address"] is not None and late:
         raise click.UsageError(f"{', '.join(late)}: the gateway at {flags['address']} is running already")
-    return Gateway(flags["address"], {name: flags[name] for name in (*ONLY_OF_OWN, "model", "device")})
+    return Gateway(flags["address"], {name: flags[name] for name in (*only_of_own, "model", "device")})
 
 
 def plan_of(flags: Mapping[str, Any]) -> Plan:

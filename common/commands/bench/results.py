@@ -17,6 +17,7 @@ from common.commands.bench.compare import Comparison
 from common.commands.bench.hops import SingleStream
 from common.commands.bench.statistics import LoadResult
 from common.commands.bench.trace import Trace
+from tandem.v1.inference_service_pb2 import GetModelResponse
 
 FORMAT = "tandem-bench/1"
 
@@ -64,13 +65,19 @@ class RooflinePoint:
 
 
 @dataclass(frozen=True)
-class Results:
-    """One run. None stands for what could not be measured here."""
+class Run:
+    """One run of a bench: when it began, what was measured and where, and what was asked for."""
 
     taken_at: str
     model: Model
     machine: Machine
     work: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Results(Run):
+    """What one run of `tandem bench` found out. None stands for what could not be measured here."""
+
     loads: tuple[LoadResult, ...]
     single_stream: SingleStream | None
     waterfall: Waterfall | None
@@ -161,6 +168,11 @@ def waterfall(trace: Trace) -> Waterfall:
         client_first_token_ms=trace.time_to_first_token_ns / 1e6,
         client_total_ms=trace.duration_ns / 1e6,
     )
+
+
+def describe(model: GetModelResponse) -> Model:
+    """Return what is kept of a gateway's own description."""
+    return Model(model.name, model.checkpoint_hash, model.dtype, model.quantization, model.tensor_parallel_size)
 
 
 def this_machine() -> Machine:

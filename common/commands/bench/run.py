@@ -8,7 +8,7 @@ from pathlib import Path
 from common.commands.bench.bandwidth import Bandwidth, measure_bandwidth
 from common.commands.bench.measure import Measured, Plan, measure
 from common.commands.bench.memory import peak_resident_bytes
-from common.commands.bench.results import Model, Results, now, this_machine, waterfall
+from common.commands.bench.results import Results, describe, now, this_machine, waterfall
 from common.commands.bench.weights import find_checkpoint, weight_bytes_per_step
 from common.commands.client import connected
 from common.commands.stack import running_stack
@@ -81,7 +81,7 @@ def _results(
     ranks = model.tensor_parallel_size
     return Results(
         taken_at=now(),
-        model=Model(model.name, model.checkpoint_hash, model.dtype, model.quantization, ranks),
+        model=describe(model),
         machine=this_machine(),
         work={
             "prompt_tokens": str(plan.prompt_tokens),

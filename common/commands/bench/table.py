@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from common.commands.bench.results import Results
+from common.commands.bench.results import Results, Run
 from common.commands.bench.statistics import LoadResult, Percentiles
 
 NONE = "-"
@@ -10,9 +10,7 @@ NONE = "-"
 
 def table_lines(results: Results) -> Iterator[str]:
     """Yield the lines of the terminal's report."""
-    model, machine = results.model, results.machine
-    yield f"{model.name}, {model.dtype}, quantization {model.quantization}, {model.tensor_parallel_size} rank(s)"
-    yield f"{machine.processor}, {machine.cores} cores, {machine.system}; {results.taken_at}"
+    yield from head_lines(results)
     yield f"prompts of {results.work['prompt_tokens']} tokens, answers of {results.work['output_tokens']}"
     yield ""
     yield from aligned(LOAD_HEADER, [load_row(load) for load in results.loads])
@@ -35,6 +33,13 @@ def table_lines(results: Results) -> Iterator[str]:
             f"against `{results.comparison.command}`: {ratio.median:.2f}x ({ratio.least:.2f} to {ratio.most:.2f}, "
             f"{len(results.comparison.ours)} pairs, {metric} tokens/s)"
         )
+
+
+def head_lines(run: Run) -> Iterator[str]:
+    """Yield what was measured, where and when."""
+    model, machine = run.model, run.machine
+    yield f"{model.name}, {model.dtype}, quantization {model.quantization}, {model.tensor_parallel_size} rank(s)"
+    yield f"{machine.processor}, {machine.cores} cores, {machine.system}; {run.taken_at}"
 
 
 LOAD_HEADER = ("load", "n", "tok/s", "tok/s/user", "TTFT p50", "p90", "p99", "inter-token p50", "p90", "p99 ms")

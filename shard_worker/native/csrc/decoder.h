@@ -59,4 +59,8 @@ int run_step(const Kernels& kernels, Team& team, const Model& model, const Step&
 void run_linear(const Kernels& kernels, Team& team, const Matrix& matrix, const float* x, int64_t num_rows, float* out,
                 bool rounds);
 
+// The best value of each row of x [num_rows, size], its first index, and the row's log-sum-exp.
+void run_summarize(const Kernels& kernels, Team& team, const float* x, int64_t num_rows, int64_t size, float* best,
+                   int64_t* at, float* lse);
+
 }  // namespace tandem

@@ -77,6 +77,8 @@ struct Kernels {
     // Attention over float32 and over bfloat16 keys and values.
     void (*attend_float32)(const AttentionTask& task);
     void (*attend_bfloat16)(const AttentionTask& task);
+    // The best of count >= 1 values, the first index that has it, and the log-sum-exp of all.
+    void (*summarize)(const float* x, int64_t count, float* best, int64_t* at, float* lse);
 };
 
 extern const Kernels kernels_portable;

@@ -7,9 +7,10 @@ from pydantic import ValidationError
 
 from common.commands.up_children import plan_stages
 from common.commands.up_settings import UpSettings
-from common.errors import SettingsError
+from common.errors import CheckpointError, SettingsError
 from common.settings_sources import resolve
 from common.supervisor_child import ChildCommand
+from draft_worker.settings import DraftSettings
 from gateway.settings import GatewaySettings
 from shard_worker.settings import ShardSettings
 
@@ -28,8 +29,8 @@ def flags_of(command: ChildCommand) -> dict[str, object]:
     flags: dict[str, object] = {}
     while words:
         flag = words.pop(0).removeprefix("--")
-        if flag in ("prefix-reuse", "no-prefix-reuse"):
-            flags["prefix_reuse"] = not flag.startswith("no-")
+        if (name := flag.removeprefix("no-").replace("-", "_")) in ("prefix_reuse", "ngram", "run_ahead"):
+            flags[name] = not flag.startswith("no-")
         else:
             flags[flag.replace("-", "_")] = words.pop(0)
     return flags
@@ -81,6 +82,39 @@ def test_settings_reach_their_service() -> None:
     assert (served.decode_slowdown_limit, served.max_queued_tokens, served.reflection) == (1.5, 9, False)
     shard = resolve(ShardSettings, "TANDEM_SHARD", flags_of(rank), rank.environ)
     assert (shard.attention, shard.dtype, shard.max_step_tokens) == ("reference", "bfloat16", 4096)
+
+
+@pytest.mark.parametrize(("pairs", "reads_text"), [((), True), (("ngram=off",), False)])
+def test_the_gateway_drafts_from_the_text_unless_told_otherwise(pairs: tuple[str, ...], reads_text: bool) -> None:
+    _, gateway = plan(UpSettings(model="m", draft="ngram", gateway=(*pairs, "draft-length=fixed")))
+    served = resolve(GatewaySettings, "TANDEM_GATEWAY", flags_of(gateway), gateway.environ)
+    assert served.drafts == (f"unix:{FOLDER}/draft0.sock",)
+    assert (served.ngram, served.draft_length) == (reads_text, "fixed")
+
+
+def test_draft_workers(tmp_path: Path) -> None:
+    (tmp_path / "tandem.json").write_text("{}")
+    for draft, proposer in ((str(tmp_path), "model"), ("ngram", "ngram")):
+        settings = UpSettings(model="m", draft=draft, drafts=2, max_draft_tokens=3, draft_worker=("max-count=5",))
+        workers, gateway = plan(settings)
+        assert [command.name for command in workers] == ["rank 0", "draft 0", "draft 1"]
+        served = resolve(GatewaySettings, "TANDEM_GATEWAY", flags_of(gateway), gateway.environ)
+        assert (served.ngram, served.max_draft_tokens) == (True, 3)
+        for command, address in zip(workers[1:], served.drafts, strict=True):
+            worker = resolve(DraftSettings, "TANDEM_DRAFT", flags_of(command), command.environ)
+            assert (worker.proposer, worker.listen, worker.max_count) == (proposer, address, 5)
+            assert worker.model == (tmp_path if proposer == "model" else None)
+            assert not (worker.run_ahead and proposer == "model"), "the ranks need the same cores"
+
+
+def test_no_draft_workers_without_a_draft() -> None:
+    workers, gateway = plan(UpSettings(model="m", drafts=2))
+    served = resolve(GatewaySettings, "TANDEM_GATEWAY", flags_of(gateway), gateway.environ)
+    assert [command.name for command in workers] == ["rank 0"] and not served.drafts and not served.ngram
+    with pytest.raises(CheckpointError, match="nosuch"):
+        plan(UpSettings(model="m", draft="nosuch"))
+    with pytest.raises(SettingsError, match="--draft-worker listen=x: `tandem up` sets listen itself"):
+        plan(UpSettings(model="m", draft="ngram", draft_worker=("listen=x",)))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.speculation.breaker import MAX_MISSES, MAX_OPEN_NS, MIN_OPEN_NS, WINDOW_ASKS, Breaker
+from gateway.speculation.breaker import MAX_MISSES, MAX_OPEN_NS, MIN_OPEN_NS, REVIVED_OPEN_NS, WINDOW_ASKS, Breaker
 
 
 def asked(breaker: Breaker, hit: bool, at_ns: int) -> None:
@@ -74,3 +74,24 @@ def test_while_open_only_the_probe_counts(hit: bool) -> None:
     for asked_ns in range(50, 90):
         breaker.record(hit, asked_ns, 200)
     assert breaker.is_open and breaker.allows(100 + MIN_OPEN_NS)
+
+
+def test_a_worker_that_is_there_again_is_probed_soon() -> None:
+    breaker = opened(100)
+    for _ in range(4):
+        probe_ns = 100 + 2 * MAX_OPEN_NS
+        breaker.ask(probe_ns)
+        breaker.record(False, probe_ns, probe_ns)
+    back_ns = probe_ns + 1
+    assert not breaker.allows(back_ns + MIN_OPEN_NS)
+    breaker.revive(back_ns)
+    assert not breaker.allows(back_ns)
+    asked(breaker, False, back_ns + REVIVED_OPEN_NS)
+    asked(breaker, True, back_ns + 3 * REVIVED_OPEN_NS + 1)
+    assert not breaker.is_open
+
+
+def test_nothing_revives_a_breaker_that_is_closed() -> None:
+    breaker = Breaker()
+    breaker.revive(1)
+    assert not breaker.is_open and breaker.allows(1)

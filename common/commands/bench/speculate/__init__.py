@@ -1,0 +1,1 @@
+"""`tandem bench speculate`: what drafting brings, by draft length, temperature and proposer."""

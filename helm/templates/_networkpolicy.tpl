@@ -1,0 +1,28 @@
+{{- define "tandem.policyHead" }}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  name: {{ include "tandem.fullname" .root }}-{{ default "default-deny" .component }}
+  labels:
+    {{- include "tandem.labels" . | nindent 4 }}
+spec:
+  podSelector:
+    matchLabels:
+      {{- include "tandem.selector" . | nindent 6 }}
+  policyTypes: [Ingress, Egress]
+{{- end }}
+
+{{- define "tandem.downloadRule" }}
+{{- /* An empty list of peers would mean all of them. */}}
+{{- if and (eq .Values.model.source "download") .Values.networkPolicy.downloadFrom }}
+    - to: {{ toJson .Values.networkPolicy.downloadFrom }}
+      ports: [{protocol: TCP, port: 443}]
+{{- end }}
+{{- end }}
+
+{{- define "tandem.peer" }}
+        - podSelector:
+            matchLabels:
+              {{- include "tandem.selector" . | nindent 14 }}
+{{- end }}

@@ -1,0 +1,26 @@
+"""Run as a module: the `tandem` command, with ranks whose steps take STEP_S longer, and no computing in that time.
+
+So drafting pays whatever else the machine does, however small the model is.
+"""
+
+import time
+from typing import Any
+
+from common.cli.main import main
+from shard_worker import engine
+from shard_worker.step_logits import step_logits
+
+STEP_S = 0.02
+
+
+def _slowed(computed: Any) -> Any:
+    def slow(*arguments: Any) -> Any:
+        time.sleep(STEP_S)
+        return computed(*arguments)
+
+    return slow
+
+
+if __name__ == "__main__":
+    vars(engine)["step_logits"] = _slowed(step_logits)
+    main()
