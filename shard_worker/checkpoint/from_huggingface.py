@@ -1,5 +1,6 @@
 """A folder in the Hugging Face hub's layout as a source of a checkpoint. Weights are safetensors only."""
 
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from shard_worker.checkpoint.layout import TensorSpec, expected_tensors
 from shard_worker.checkpoint.safetensors_header import StoredTensor, read_header
 from shard_worker.checkpoint.source import ForeignModel, row_blocks
 
+log = logging.getLogger(__name__)
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 # Buffers that old versions of transformers saved: they repeat what the config says.
@@ -34,6 +36,13 @@ def open_huggingface(folder: Path, source: str | None = None) -> ForeignModel:
     """
     config = read_config(folder)
     architecture = config.architecture()
+    if architecture.context_length < config.max_position_embeddings:
+        log.warning(
+            "%s will serve %d of its %d positions: past those, LongRoPE rotates a text's first tokens anew",
+            folder.resolve().name,
+            architecture.context_length,
+            config.max_position_embeddings,
+        )
     return ForeignModel(
         source=source or folder.resolve().name,
         architecture=architecture,

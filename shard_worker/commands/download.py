@@ -15,7 +15,7 @@ def download(name: str, force: bool, verify: bool) -> None:
     """Fetch the model NAME into the store and convert it.
 
     NAME is smollm2-135m-instruct (the default), or a repository of the Hugging Face hub, owner/name, whose
-    weights are safetensors of the Llama family. The store is $TANDEM_HOME, by default ~/.cache/tandem.
+    weights are safetensors of a family we know. The store is $TANDEM_HOME, by default ~/.cache/tandem.
     """
     folder = model_folder(name)
     present = (folder / MANIFEST_FILE).is_file() and not force

@@ -6,22 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from common.manifest import Architecture, Manifest
+from tests.support.tiny_manifest import LLAMA_VARIATIONS as PLAIN
 from tests.support.tiny_manifest import tiny_manifest
-
-PLAIN: dict[str, Any] = {
-    "qkv_bias": False,
-    "qk_norm": False,
-    "output_norms": False,
-    "activation": "silu",
-    "embedding_scale": 1.0,
-    "rotary_dim": 4,
-    "attention_scale": 0.5,
-    "attention_soft_cap": None,
-    "logit_soft_cap": None,
-    "windows": [None],
-    "local_rope": None,
-    "experts": None,
-}
 
 
 def architecture(**shape: Any) -> Architecture:

@@ -92,6 +92,12 @@ def test_every_matrix_can_be_quantised(model: TinyFamilyModel, tmp_path: Path, m
     assert 0 < error < (0.15 if mode == "int8" else 1.0)
 
 
+def test_a_context_that_is_cut_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = make_family(tmp_path, "phi3 128k").folder
+    assert read_manifest(folder)[0].architecture.context_length == 256
+    assert "will serve 256 of its 1024 positions" in caplog.text
+
+
 def test_gptq_refuses_experts_by_name(tmp_path: Path) -> None:
     model = make_family(tmp_path, "mixtral")
     text = tmp_path / "calibration.txt"

@@ -2,6 +2,22 @@
 
 from typing import Any
 
+# What `variations` states of a model that computes what plain Llama computes, in the shape below.
+LLAMA_VARIATIONS: dict[str, Any] = {
+    "qkv_bias": False,
+    "qk_norm": False,
+    "output_norms": False,
+    "activation": "silu",
+    "embedding_scale": 1.0,
+    "rotary_dim": 4,
+    "attention_scale": 0.5,
+    "attention_soft_cap": None,
+    "logit_soft_cap": None,
+    "windows": [None],
+    "local_rope": None,
+    "experts": None,
+}
+
 
 def tiny_manifest(shape: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """Return the manifest, with some of its architecture's entries as in `shape` and some of its own changed.

@@ -12,7 +12,7 @@ from common.commands.bench.weights import find_checkpoint, weight_bytes_per_step
 from common.errors import CheckpointError
 from common.manifest import MANIFEST_FILE
 from tandem.v1.inference_service_pb2 import GetModelResponse
-from tests.support.tiny_manifest import tiny_manifest
+from tests.support.tiny_manifest import LLAMA_VARIATIONS, tiny_manifest
 
 ITEM_BYTES = {"F32": 4, "BF16": 2, "I8": 1, "U8": 1}
 HIDDEN, VOCABULARY, KV_HEADS, HEAD = 8, 20, 2, 4
@@ -69,6 +69,16 @@ def test_quantised_matrices_count_as_they_are_stored(tmp_path: Path) -> None:
     kept = {name: tensor for name, tensor in TENSORS.items() if ".up." not in name}
     folder = make_checkpoint(tmp_path, kept | quantised, tied=True)
     assert weight_bytes_per_step(folder, "float32", 1) == 4 * (TABLE + KEY) + UP + 4 * 16 + 4 * NORM
+
+
+def test_of_experts_those_of_one_token_are_read(tmp_path: Path) -> None:
+    experts = {f"layers.0.feed_forward.experts.{e}.up.weight": ("BF16", (16, HIDDEN)) for e in range(4)}
+    folder = make_checkpoint(tmp_path, TENSORS | experts, tied=True)
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    variations = LLAMA_VARIATIONS | {"experts": {"count": 4, "per_token": 2}}
+    manifest["architecture"] |= {"family": "mixtral", "variations": variations}
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
+    assert weight_bytes_per_step(folder, "bfloat16", 1) == 2 * (TABLE + KEY + UP + 2 * UP) + 4 * NORM
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
