@@ -141,14 +141,9 @@ class Engine:
         """Whether native code computes small steps."""
         return self._forward.native is not None
 
-    @property
-    def wants_to_run_ahead(self) -> bool:
-        """Whether the last plan asked for `run_ahead` once its answer is out."""
-        return self._run_ahead.is_wanted
-
     @torch.inference_mode()
     def run_ahead(self) -> None:
-        """Compute the rows that the last plan allowed to be run ahead."""
+        """Compute the rows that the last plan allowed to be run ahead, if any."""
         self._run_ahead.run()
 
     def resolve(self, position: int) -> pb.Resolved:

@@ -57,11 +57,6 @@ class RunAhead:
         self._wanted: Rows | None = None
         self._done: AheadRows | None = None
 
-    @property
-    def is_wanted(self) -> bool:
-        """Whether `run` has something to do."""
-        return self._wanted is not None
-
     def clear(self) -> None:
         """Forget everything."""
         self._wanted = self._done = None

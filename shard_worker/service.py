@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -133,19 +133,44 @@ class ShardService(shard_service_pb2_grpc.ShardServiceServicer):
         except DecodeError as error:
             raise Refused("BAD_PLAN", "the plan cannot be parsed") from error
         session.step = frame.step
-        result: pb.StepResult = await self._on_torch_thread(lambda: engine.step(plan, read_ns))
-        if engine.wants_to_run_ahead:
-            # Whatever is asked next queues behind it: all ranks run it, since all were told to.
-            self._thread.submit(self._run_ahead, engine, asyncio.get_running_loop())
+        result = await self._step(engine, plan, read_ns)
         session.ran_hash = ran_hash(session.ran_hash, frame.plan_hash)
         result.epoch, result.step, result.ran_hash = frame.epoch, frame.step, session.ran_hash
         return result
 
-    def _run_ahead(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> None:
+    async def _step(self, engine: Engine, plan: pb.Plan, read_ns: int) -> pb.StepResult:
+        """Run a step on the torch thread, which then runs ahead at once: it waits for nobody to send the answer."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[pb.StepResult] = loop.create_future()
+
+        def tell(result: pb.StepResult) -> None:
+            if not answer.done():
+                answer.set_result(result)
+
+        def work() -> None:
+            result = engine.step(plan, read_ns)
+            loop.call_soon_threadsafe(tell, result)
+            try:
+                engine.run_ahead()
+            except Exception as error:
+                loop.call_soon_threadsafe(self._on_failure, error)
+
+        def ended(done: Future[None]) -> None:
+            if (error := done.exception()) is not None:
+                loop.call_soon_threadsafe(fail, error)
+
+        def fail(error: BaseException) -> None:
+            if not answer.done():
+                answer.set_exception(error)
+
+        self._thread.submit(work).add_done_callback(ended)
         try:
-            engine.run_ahead()
+            return await answer
+        except Refused:
+            raise
         except Exception as error:
-            loop.call_soon_threadsafe(self._on_failure, error)
+            self._on_failure(error)
+            raise
 
     async def _resolve(self, engine: Engine, session: Session, resolve: pb.Resolve) -> pb.Resolved:
         if resolve.epoch != session.epoch:
