@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from common.channel import open_channel
 from common.commands.listen_address import free_address
-from common.commands.up_children import plan_stages
+from common.commands.up_children import draft_addresses, plan_stages
 from common.commands.up_settings import UpSettings
 from common.model_store import resolve
 from common.supervisor import Stage, Supervisor, supervised
@@ -34,7 +34,8 @@ class Stack(NamedTuple):
 
 @asynccontextmanager
 async def running_stack(settings: UpSettings, plan: Plan = plan_stages) -> AsyncIterator[Stack]:
-    """Start what `plan` makes of `settings`, yield once the gateway says SERVING, stop everything afterwards.
+    """Start what `plan` makes of `settings`, yield once the gateway and all draft workers say SERVING, stop everything
+    afterwards.
 
     Raises SettingsError, CheckpointError, and what Supervisor.while_running raises.
     """
@@ -43,7 +44,8 @@ async def running_stack(settings: UpSettings, plan: Plan = plan_stages) -> Async
     with private_folder() as folder:
         stages = plan(settings, model, address, Path(folder), len(os.sched_getaffinity(0)))
         async with supervised(stages) as supervisor:
-            await supervisor.while_running(until_serving(address))
+            for serving in (address, *draft_addresses(settings, Path(folder))):
+                await supervisor.while_running(until_serving(serving))
             yield Stack(supervisor, address)
 
 

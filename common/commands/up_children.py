@@ -36,12 +36,17 @@ def plan_stages(settings: UpSettings, model: Path, listen: str, folder: Path, co
     """
     sockets = [f"unix:{folder}/rank{rank}.sock" for rank in range(settings.tp)]
     ranks = [_rank(settings, rank, model, sockets[rank], folder, cores) for rank in range(settings.tp)]
-    draft_sockets = [f"unix:{folder}/draft{n}.sock" for n in range(settings.drafts if settings.draft else 0)]
+    draft_sockets = draft_addresses(settings, folder)
     drafts = [_draft(settings, number, socket, cores) for number, socket in enumerate(draft_sockets)]
     return [
         Stage([*ranks, *drafts], RANK_STOP_BUDGET_S),
         Stage([_gateway(settings, model, listen, sockets, draft_sockets)], settings.drain_budget_s + STOP_MARGIN_S),
     ]
+
+
+def draft_addresses(settings: UpSettings, folder: Path) -> list[str]:
+    """Return where the draft workers listen."""
+    return [f"unix:{folder}/draft{number}.sock" for number in range(settings.drafts if settings.draft else 0)]
 
 
 def _gateway(

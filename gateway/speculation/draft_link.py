@@ -16,7 +16,7 @@ PROPOSE = "/tandem.draft.v1.DraftService/Propose"
 ATTACH_TIMEOUT_S = 5.0
 # Between attempts: doubling while the worker is absent, slow where it is there and does not fit.
 MIN_PAUSE_S = 0.1
-MAX_PAUSE_S = 2.0
+MAX_PAUSE_S = 0.5
 REFUSED_PAUSE_S = 10.0
 # A stream that lasted so long was no accident: the next attempt is made soon.
 STEADY_S = 5.0
