@@ -72,9 +72,10 @@ def test_in_the_queue(cluster: Cluster) -> None:
 
 
 def test_expired_before_it_began(cluster: Cluster) -> None:
+    # gRPC's timers are no finer than a millisecond or so, in which a quick model may even begin.
     for timeout_s in (0.0, 1e-6, 1e-4):
-        kinds, took_s = events_until_deadline(cluster, text_request("too late", 4), timeout_s)
-        assert kinds == [] and took_s < 4.0
+        kinds, took_s = events_until_deadline(cluster, LONG, timeout_s)
+        assert "finished" not in kinds and took_s < 4.0
     with pytest.raises(grpc.RpcError) as caught:
         cluster.stub.Score(pb.ScoreRequest(text="too late"), timeout=1e-6)
     assert read_problem(caught.value).code is DEADLINE_EXCEEDED
