@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from common.settings import Settings
+from gateway.limits import MAX_DRAFT_TOKENS
 
 
 class GatewaySettings(Settings):
@@ -28,7 +29,10 @@ class GatewaySettings(Settings):
     drafts: tuple[str, ...] = Field(default=(), description="addresses of draft workers; they may come and go")
     ngram: bool = Field(default=False, description="draft from the request's own text where no worker does better")
     max_draft_tokens: int = Field(
-        default=8, ge=0, le=8, description="most tokens drafted for one pass of one request; 0 drafts nothing"
+        default=MAX_DRAFT_TOKENS,
+        ge=0,
+        le=MAX_DRAFT_TOKENS,
+        description="most tokens drafted for one pass of one request; 0 drafts nothing",
     )
     draft_length: Literal["adaptive", "fixed"] = Field(
         default="adaptive",

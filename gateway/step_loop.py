@@ -89,8 +89,8 @@ class StepLoop:
         """Forget a job, finished or not. Its blocks are free once the step that uses them is over."""
         if self._jobs.pop(job.sequence, None) is not None and self._scheduler is not None:
             self._scheduler.cancel(job.sequence)
-            if self._speculator is not None and isinstance(job, Generation):
-                self._speculator.end(job)
+        if self._speculator is not None and isinstance(job, Generation):
+            self._speculator.end(job)
         if not self._jobs:
             self._idle.set()
 

@@ -136,11 +136,6 @@ class Engine:
         self._fill_times(result, read_ns, began_ns, computed.used)
         return result
 
-    @property
-    def computes_natively(self) -> bool:
-        """Whether native code computes small steps."""
-        return self._forward.native is not None
-
     @torch.inference_mode()
     def run_ahead(self) -> None:
         """Compute the rows that the last plan allowed to be run ahead, if any."""

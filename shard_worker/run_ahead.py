@@ -15,7 +15,7 @@ from torch import Tensor
 from common.arrays import F32, I32, from_wire
 from shard_worker.forward import Forward
 from shard_worker.parallel import RankGroup
-from shard_worker.plan import Counts, Ints, Rows
+from shard_worker.plan import Counts, Ints, Rows, starts
 from tandem.shard.v1 import shard_service_pb2 as pb
 
 
@@ -72,7 +72,7 @@ class RunAhead:
         if not len(members_A):
             self._wanted = None
             return
-        position_A = (np.cumsum(rows.sampled_R) - rows.sampled_R)[members_A]
+        position_A = starts(rows.sampled_R)[members_A]
         shape = (-1, min(num_noised, self._forward.slice_size))
         ids_A = from_wire(result.noised_ids, I32, shape, "noised_ids")[position_A, 0]
         scores_A = from_wire(result.noised_scores, F32, shape, "noised_scores")[position_A, 0]

@@ -133,44 +133,11 @@ class ShardService(shard_service_pb2_grpc.ShardServiceServicer):
         except DecodeError as error:
             raise Refused("BAD_PLAN", "the plan cannot be parsed") from error
         session.step = frame.step
-        result = await self._step(engine, plan, read_ns)
+        # Ahead they run at once: that waits for nobody to send the answer.
+        result: pb.StepResult = await self._on_torch_thread(lambda: engine.step(plan, read_ns), engine.run_ahead)
         session.ran_hash = ran_hash(session.ran_hash, frame.plan_hash)
         result.epoch, result.step, result.ran_hash = frame.epoch, frame.step, session.ran_hash
         return result
-
-    async def _step(self, engine: Engine, plan: pb.Plan, read_ns: int) -> pb.StepResult:
-        """Run a step on the torch thread, which then runs ahead at once: it waits for nobody to send the answer."""
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[pb.StepResult] = loop.create_future()
-
-        def tell(result: pb.StepResult) -> None:
-            if not answer.done():
-                answer.set_result(result)
-
-        def work() -> None:
-            result = engine.step(plan, read_ns)
-            loop.call_soon_threadsafe(tell, result)
-            try:
-                engine.run_ahead()
-            except Exception as error:
-                loop.call_soon_threadsafe(self._on_failure, error)
-
-        def ended(done: Future[None]) -> None:
-            if (error := done.exception()) is not None:
-                loop.call_soon_threadsafe(fail, error)
-
-        def fail(error: BaseException) -> None:
-            if not answer.done():
-                answer.set_exception(error)
-
-        self._thread.submit(work).add_done_callback(ended)
-        try:
-            return await answer
-        except Refused:
-            raise
-        except Exception as error:
-            self._on_failure(error)
-            raise
 
     async def _resolve(self, engine: Engine, session: Session, resolve: pb.Resolve) -> pb.Resolved:
         if resolve.epoch != session.epoch:
@@ -181,9 +148,27 @@ class ShardService(shard_service_pb2_grpc.ShardServiceServicer):
         resolved.step = resolve.step
         return resolved
 
-    async def _on_torch_thread(self, work: Callable[[], T]) -> T:
+    async def _on_torch_thread(self, work: Callable[[], T], then: Callable[[], None] = lambda: None) -> T:
+        """Return what `work` returns; `then` follows it on the same thread, and nobody waits for it."""
+        loop = asyncio.get_running_loop()
+        answer: Future[T] = Future()
+
+        def run() -> None:
+            if not answer.set_running_or_notify_cancel():
+                return
+            try:
+                answer.set_result(work())
+            except Exception as error:
+                answer.set_exception(error)
+                return
+            try:
+                then()
+            except Exception as error:
+                loop.call_soon_threadsafe(self._on_failure, error)
+
+        self._thread.submit(run)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            return await asyncio.wrap_future(answer)
         except Refused:
             raise
         except Exception as error:

@@ -7,7 +7,7 @@ prefixes), so nothing is assumed of its form.
 
 from __future__ import annotations
 
-MAX_DRAFT_TOKENS = 8
+from gateway.limits import MAX_DRAFT_TOKENS
 
 _START_CHANCE = 0.7
 _START_WEIGHT = 4  # a chance that was only assumed counts as so many observations

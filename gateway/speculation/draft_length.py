@@ -8,7 +8,8 @@ where the longest draft grows, what everybody waits longer for it.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gateway.speculation.acceptance import MAX_DRAFT_TOKENS, Acceptance
+from gateway.limits import MAX_DRAFT_TOKENS
+from gateway.speculation.acceptance import Acceptance
 from gateway.speculation.step_costs import DraftCosts, StepCosts
 
 _HYSTERESIS = 0.05  # of the one token that a row brings without a draft

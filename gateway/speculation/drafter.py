@@ -7,7 +7,8 @@ import numpy as np
 
 from common.ngram import NOTHING, Lookup, look_up
 from gateway.generation import Generation
-from gateway.speculation.acceptance import MAX_DRAFT_TOKENS, Acceptance
+from gateway.limits import MAX_DRAFT_TOKENS
+from gateway.speculation.acceptance import Acceptance
 from gateway.speculation.draft_length import Row
 from gateway.speculation.draft_request import DraftRequest
 from gateway.speculation.length_control import DraftLength

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from gateway.speculation.acceptance import MAX_DRAFT_TOKENS, Acceptance
+from gateway.limits import MAX_DRAFT_TOKENS
+from gateway.speculation.acceptance import Acceptance
 from gateway.speculation.draft_length import Row, choose_lengths
 from gateway.speculation.step_costs import DraftCosts, StepCosts
 

@@ -3,6 +3,7 @@
 Drafts change speed alone: whatever comes, or does not, the target draws its own tokens and a draft must match them.
 """
 
+import logging
 import time
 from array import array
 from collections.abc import Iterable
@@ -16,6 +17,8 @@ from gateway.speculation.drafter import SOURCES, Drafter
 from gateway.speculation.length_control import LengthControl
 from gateway.speculation.step_costs import DraftCosts, StepCosts
 from gateway.waterfall import StepTimes
+
+log = logging.getLogger(__name__)
 
 _SMOOTHING = 0.1
 _FIXED_DEADLINE_S = 1.0  # for drafts that are waited for although they do not pay
@@ -44,7 +47,10 @@ class Speculator:
     async def run(self) -> None:
         """Keep the draft workers attached; ends only by cancellation."""
         if self._pool is not None:
-            await self._pool.run()
+            try:
+                await self._pool.run()
+            except Exception:
+                log.exception("draft workers are no longer asked")
 
     def begin(self, job: Generation) -> None:
         """A request was submitted: a worker may begin to read its prompt."""

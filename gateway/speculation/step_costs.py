@@ -2,7 +2,7 @@
 
 from math import inf
 
-from gateway.speculation.acceptance import MAX_DRAFT_TOKENS
+from gateway.limits import MAX_DRAFT_TOKENS
 from gateway.speculation.cost_table import CostTable
 
 LEAST_DEADLINE_S = 0.001

@@ -42,7 +42,7 @@ def test_native_code_computes_what_it_takes(tmp_path: Path, name: str, tp: int) 
     long = LETTERS[:180]  # several stretches of the native attention, most of them outside of a window
     with LocalRanks(model.folder, tp, native="on") as ranks:
         answers = ranks.driver().generate([*PROMPTS, long], 40, chunk_tokens=13)
-        assert all(engine.computes_natively for engine in ranks.engines)
+        assert all(engine._forward.native is not None for engine in ranks.engines)
     for answer in answers:
         assert_matches(answer, reference_logits(model.reference, answer.known).numpy(), 1e-3)
 

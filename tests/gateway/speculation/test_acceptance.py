@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.speculation.acceptance import MAX_DRAFT_TOKENS, Acceptance
+from gateway.limits import MAX_DRAFT_TOKENS
+from gateway.speculation.acceptance import Acceptance
 
 ROUNDS = st.lists(
     st.integers(0, MAX_DRAFT_TOKENS).flatmap(lambda drafted: st.tuples(st.just(drafted), st.integers(0, drafted)))
