@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "activations.h"
+#include "lookup.h"
 #include "rope.h"
 
 namespace tandem {
@@ -34,7 +35,7 @@ struct Local {
 class StepJob : public Job {
   public:
     StepJob(const Kernels& kernels, const Team& team, const Model& model, const Step& step)
-        : Job(phases_per_layer * model.num_layers + 1, team.size()), kernels_(kernels), model_(model), step_(step),
+        : Job(phases_per_layer * model.num_layers + 3, team.size()), kernels_(kernels), model_(model), step_(step),
           layers_(model.layers, model.layers + model.num_layers), threads_(team.size()), rows_(step.num_tokens),
           query_width_(model.query_heads * model.head_dim), gated_width_(layers_[0].down.columns) {
         for (int64_t token = 0; token < rows_; token++) {
@@ -61,6 +62,7 @@ class StepJob : public Job {
 
     void work(int thread) override {
         Local local(thread);
+        embed(local);
         for (const Layer& layer : layers_) {
             project(layer, local);
             rotate_and_store(layer, local);
@@ -112,6 +114,23 @@ class StepJob : public Job {
             }
             body(local.activations, first, last);
         });
+    }
+
+    // hidden = the tokens' embeddings, which lie with the rank whose slice has their ids.
+    void embed(Local& local) {
+        float* out = step_.part ? step_.part : step_.hidden;
+        run_phase(local.next_phase++, local.thread, rows_, 4, [&](int64_t first, int64_t last) {
+            for (int64_t token = first; token < last; token++) {
+                const int64_t row = step_.ids[token] - model_.first_id;
+                look_up(model_.embedding, row, model_.rounds, out + token * model_.width);
+            }
+        });
+        if (step_.part) {
+            run_alone(local.next_phase++, local.thread, [&] {
+                std::fill_n(step_.hidden, rows_ * model_.width, 0.0f);
+                all_reduce();
+            });
+        }
     }
 
     void multiply(const Activations& activations, const Matrix& matrix, int64_t first, int64_t last, float* out,
