@@ -26,6 +26,7 @@ MAX_PICKLE_BYTES = 64 << 20
 MAX_RECORDS = 2 * MAX_TENSORS
 MAX_NAME_CHARACTERS = 256
 MAX_REASON_CHARACTERS = 300
+TORCHS_ADVICE = ("Weights only load failed.", "Please file an issue", "Check the documentation")
 # Views may overlap, as a head that is the embedding does; a view of one element that claims to be many must not.
 MAX_GROWTH = 2
 HEADROOM_BYTES = 512 << 20
@@ -121,9 +122,10 @@ def _tensors(content: Any) -> dict[str, torch.Tensor]:
 
 def _reason(error: Exception) -> str:
     """Return torch's message in one line, without its advice to read the file unsafely."""
-    text = str(error).partition("WeightsUnpickler error:")[2] or str(error)
-    first = text.strip().partition("\n")[0].partition(" Please use")[0] or type(error).__name__
-    return f"torch's weights-only reader refuses it: {first[:MAX_REASON_CHARACTERS]}"
+    text = str(error).rpartition("WeightsUnpickler error:")[2]
+    lines = [line.strip().partition(" Please use")[0] for line in text.splitlines()]
+    reason = next((line for line in lines if line and not line.startswith(TORCHS_ADVICE)), type(error).__name__)
+    return f"torch's weights-only reader refuses it: {reason[:MAX_REASON_CHARACTERS]}"
 
 
 def _tell(**message: int | str | None) -> None:

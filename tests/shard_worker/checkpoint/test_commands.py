@@ -60,7 +60,8 @@ def gguf(make_model: Callable[..., Any], write_gguf: Callable[..., Path]) -> Pat
 def test_convert_makes_a_checkpoint(tandem: Tandem, gguf: Path, tmp_path: Path) -> None:
     done = tandem("convert", gguf, "--output", tmp_path / "tiny", "--dtype", "float32")
     assert (done.code, done.out) == (0, f"tiny is ready: {tmp_path / 'tiny'}\n")
-    assert done.err.split() == ["converting", "verifying"]
+    assert done.err.splitlines()[0] == "found: a GGUF file"
+    assert done.err.split()[4:] == ["converting", "verifying"]
     manifest, _ = read_manifest(tmp_path / "tiny")
     assert (manifest.name, manifest.dtype, manifest.source) == ("tiny", "float32", "model.gguf")
     again = tandem("convert", gguf, "--output", tmp_path / "tiny")
@@ -75,7 +76,7 @@ def test_convert_makes_a_checkpoint(tandem: Tandem, gguf: Path, tmp_path: Path) 
 def test_convert_says_what_is_wrong_in_one_line(tandem: Tandem, tmp_path: Path) -> None:
     (tmp_path / "not.gguf").write_text("hello")
     (tmp_path / "empty").mkdir()
-    for source, reason in (("not.gguf", "does not start with GGUF"), ("empty", "there is no config.json")):
+    for source, reason in (("not.gguf", "does not start with GGUF"), ("empty", "there are no weights")):
         done = tandem("convert", tmp_path / source, "--output", tmp_path / "out")
         assert done.code == 2
         assert done.err.startswith("tandem: ") and done.err.count("\n") == 1
