@@ -146,11 +146,12 @@ def _wrong(header: dict[str, dict[str, object]], dice: random.Random) -> dict[st
     wrong: dict[str, object] = dict(header)
     change = dice.randrange(6)
     if change < 3:
-        key, values = [
+        choices: list[tuple[str, list[object]]] = [
             ("dtype", ["F16", "I8", "F64", "X", None, 4]),
             ("shape", [[], [0], [1], [1 << 40, 1 << 40], [-1], "x"]),
             ("data_offsets", [[0, 0], [0, 4], [4, 0], [0, 1 << 60], [], None]),
-        ][change]
+        ]
+        key, values = choices[change]
         wrong[one] = header[one] | {key: dice.choice(values)}
     elif change == 3:
         wrong["../" + one] = wrong.pop(one)

@@ -48,7 +48,11 @@ def test_real_models(fields: dict[str, Any], rows: int, intermediate_size: int, 
 
 
 def test_scaled_rope() -> None:
-    wanted = {"low_frequency_factor": 1.0, "high_frequency_factor": 4.0, "original_context_length": 8192}
+    wanted: dict[str, Any] = {
+        "low_frequency_factor": 1.0,
+        "high_frequency_factor": 4.0,
+        "original_context_length": 8192,
+    }
     said = {"use_scaled_rope": True, "rope_scaling_factor": 32.0}
     assert architecture(PARAMS | said).rope.scaling == RopeScaling(kind="llama3", factor=32.0, **wanted)
     scaling = architecture(PARAMS | {"use_scaled_rope": True}).rope.scaling
