@@ -10,7 +10,7 @@ from shard_worker.checkpoint.huggingface_base import HuggingFaceConfig
 from shard_worker.checkpoint.huggingface_config import parse_config, read_json
 from shard_worker.checkpoint.huggingface_tokenizer import read_chat_template, read_end_of_text_ids, read_tokenizer
 from shard_worker.checkpoint.meta_names import EMBEDDING
-from shard_worker.checkpoint.meta_params import MetaParams, parse_params
+from shard_worker.checkpoint.meta_params import MetaParams, parse_params, read_training_arguments
 from shard_worker.checkpoint.meta_tensors import MetaTensors, Shard
 from shard_worker.checkpoint.safetensors_header import read_header
 from shard_worker.checkpoint.source import ForeignModel
@@ -39,15 +39,20 @@ def open_meta(
 ) -> ForeignModel:
     """Return the model whose weights are in `files`, one a rank, which lie in one folder with tokenizer and config.
 
-    The config is `config`, else config.json (Hugging Face's), else params.json (Meta's) of that folder; what it is
-    shows in its keys. `context_length` is for a params.json, which does not say it. `source` defaults to the folder's
-    name. Raises CheckpointError naming what is at fault, as `open_huggingface` does.
+    The config is `config`, else what llama2.c's train.py wrote into the file, else config.json (Hugging Face's), else
+    params.json (Meta's) of that folder; what it is shows in its keys. `context_length` is for a params.json, which does
+    not say it. `source` defaults to the folder's name. Raises CheckpointError naming what is at fault, as
+    `open_huggingface` does.
     """
     folder = files[0].parent
-    stated = _read_config(folder, config)
-    shards = [read_header(unpickle(file)) for file in files]
+    safe_files = [unpickle(file) for file in files]
+    shards = [read_header(file) for file in safe_files]
     origin = files[0] if len(files) == 1 else folder
+    training = read_training_arguments(safe_files[0]) if config is None else None
+    stated = training or _read_config(folder, config)
     architecture = _architecture(stated, origin, shards, context_length)
+    if training is not None:  # llama2.c ties them always, without a word
+        architecture = architecture.model_copy(update={"tied_embeddings": True})
     tensors = MetaTensors(origin, shards, architecture)
     # Meta's Llama 3.2 says use_scaled_rope as 3.1 does, but Hugging Face's copies of it divide by 32, not by 8. That
     # its head is its embedding is how it shows.

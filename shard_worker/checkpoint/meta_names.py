@@ -7,7 +7,7 @@ from typing import Literal
 EMBEDDING, HEAD = "tok_embeddings.weight", "output.weight"
 FUSED = "attention.wqkv"
 # Buffers: the rope's frequencies repeat what params.json says.
-HARMLESS_TENSORS = re.compile(r"rope\.freqs|freqs_cis")
+HARMLESS_TENSORS = re.compile(r"rope\.freqs|freqs_(cis|cos|sin)")
 
 Cut = Literal["rows", "columns", "either", "copied"]
 

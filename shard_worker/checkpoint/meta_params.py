@@ -1,9 +1,11 @@
 """params.json of Meta's own checkpoints: read, and refused for every key that we do not understand."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
 
 from common.errors import CheckpointError
 from common.manifest import Architecture, Rope, RopeScaling
@@ -11,6 +13,9 @@ from shard_worker.checkpoint.huggingface_base import Section, problems
 
 # Meta's `apply_scaling` (llama-models, llama3/reference_impl/model.py), of Llama 3.1.
 SCALING = {"factor": 8.0, "low_frequency_factor": 1.0, "high_frequency_factor": 4.0, "original_context_length": 8192}
+LLAMA2C_NORM_EPS = 1e-5  # its ModelArgs' default, which train.py never changes
+MODEL_ARGS = "model_args"
+"""The key of a safetensors file's metadata under which llama2.c's arguments stand, as JSON."""
 CONTEXT_LENGTHS = "Llama 1: 2048, Llama 2: 4096, Llama 3: 8192, Llama 3.1 and later: 131072, CodeLlama: 16384"
 
 Size = Annotated[int, Field(gt=0, le=1 << 24)]
@@ -107,3 +112,22 @@ def parse_params(path: Path, fields: dict[str, Any]) -> MetaParams:
         return MetaParams.model_validate(fields)
     except ValidationError as error:
         raise CheckpointError(f"{path} is not supported: {problems(error)}") from error
+
+
+def read_training_arguments(path: Path) -> MetaParams | None:
+    """Return the arguments that came with the tensors in the safetensors file `path`: of llama2.c's train.py.
+
+    None where there are none. Raises CheckpointError as `parse_params`.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(MODEL_ARGS)
+        fields = None if text is None else json.loads(text)
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    if fields is None:
+        return None
+    if not isinstance(fields, dict):
+        raise CheckpointError(f"{path}: {MODEL_ARGS} is not an object")
+    fields.pop("dropout", None)  # of training
+    return parse_params(path, {"norm_eps": LLAMA2C_NORM_EPS} | fields)

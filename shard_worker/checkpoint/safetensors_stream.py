@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 
@@ -15,7 +16,10 @@ Blocks = Callable[[str], Iterable[torch.Tensor]]
 
 
 def serialised(
-    specs: Mapping[str, TensorSpec], blocks: Blocks, count: Callable[[int], None]
+    specs: Mapping[str, TensorSpec],
+    blocks: Blocks,
+    count: Callable[[int], None],
+    metadata: Mapping[str, str] | None = None,
 ) -> Iterator[bytes | memoryview]:
     """Yield the bytes of a safetensors file that holds `specs`, first the header, then a chunk for each block.
 
@@ -26,7 +30,8 @@ def serialised(
     """
     # Wider types first, so that every tensor is aligned to its own element size.
     ordered = dict(sorted(specs.items(), key=lambda item: -item[1].dtype.itemsize))
-    header, offset = {}, 0
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    offset = 0
     for name, spec in ordered.items():
         offsets = [offset, offset + spec.num_bytes]
         header[name] = {"dtype": DTYPE_CODES[spec.dtype], "shape": spec.shape, "data_offsets": offsets}

@@ -18,6 +18,7 @@ import torch
 from common.errors import CheckpointError
 from common.parent_death import die_with_parent_if_told
 from shard_worker.checkpoint.layout import SAFETENSORS_DTYPES, TensorSpec
+from shard_worker.checkpoint.meta_params import MODEL_ARGS
 from shard_worker.checkpoint.safetensors_header import MAX_TENSORS
 from shard_worker.checkpoint.safetensors_stream import serialised
 from shard_worker.checkpoint.source import row_blocks
@@ -27,6 +28,11 @@ MAX_RECORDS = 2 * MAX_TENSORS
 MAX_NAME_CHARACTERS = 256
 MAX_REASON_CHARACTERS = 300
 TORCHS_ADVICE = ("Weights only load failed.", "Please file an issue", "Check the documentation")
+# What a checkpoint of llama2.c's train.py has at least and at most.
+TRAINING_KEYS = (
+    {"model", "model_args"},
+    {"model", "model_args", "optimizer", "iter_num", "best_val_loss", "config"},
+)
 # Views may overlap, as a head that is the embedding does; a view of one element that claims to be many must not.
 MAX_GROWTH = 2
 HEADROOM_BYTES = 512 << 20
@@ -61,6 +67,7 @@ def convert(source: Path, output: Path) -> None:
         content = torch.load(source, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # whatever the pickle made happen
         raise CheckpointError(_reason(error)) from error
+    content, metadata = _unwrapped(content)
     tensors = _tensors(content)
     specs = {name: TensorSpec(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
     total = sum(spec.num_bytes for spec in specs.values())
@@ -78,7 +85,7 @@ def convert(source: Path, output: Path) -> None:
         return (tensors[name][block] for block in row_blocks(rows, math.prod(others)))
 
     with output.open("xb") as file:
-        for chunk in serialised(specs, blocks, count):
+        for chunk in serialised(specs, blocks, count, metadata):
             file.write(chunk)
 
 
@@ -98,6 +105,21 @@ def _check_archive(source: Path, file_bytes: int) -> None:
             raise CheckpointError(f"a pickle of {record.file_size} bytes is larger than {MAX_PICKLE_BYTES}")
     if (total := sum(record.file_size for record in records)) > file_bytes:
         raise CheckpointError(f"its records have {total} bytes, the file only {file_bytes}")
+
+
+def _unwrapped(content: Any) -> tuple[Any, dict[str, str]]:
+    """Return the tensors in a checkpoint of llama2.c's train.py, and its arguments; anything else as it is."""
+    if not isinstance(content, Mapping) or not TRAINING_KEYS[0] <= content.keys() <= TRAINING_KEYS[1]:
+        return content, {}
+    tensors, arguments = content["model"], content["model_args"]
+    if not isinstance(tensors, Mapping) or not isinstance(arguments, Mapping):
+        raise CheckpointError("its model or model_args is not a dictionary")
+    # torch.compile leaves a prefix.
+    stripped = {name.removeprefix("_orig_mod.") if isinstance(name, str) else name: t for name, t in tensors.items()}
+    if len(stripped) < len(tensors):
+        raise CheckpointError("a tensor is there with and without the prefix _orig_mod.")
+    numbers = {str(key): value for key, value in arguments.items() if isinstance(value, int | float | None)}
+    return stripped, {MODEL_ARGS: json.dumps(numbers)}
 
 
 def _tensors(content: Any) -> dict[str, torch.Tensor]:

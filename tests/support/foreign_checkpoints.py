@@ -49,18 +49,9 @@ CUT_BY_COLUMNS = ("attention.wo", "feed_forward.w2")
 def tiny_architecture(**changes: Any) -> Architecture:
     """Return the architecture of the tiny model; its feed-forward width follows from PARAMS."""
     shape: dict[str, Any] = {
-        "family": "llama",
-        "layers": 2,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "query_heads": 4,
-        "kv_heads": 2,
-        "head_dim": 8,
-        "vocabulary_size": len(PIECES),
-        "context_length": 128,
-        "norm_eps": 1e-5,
-        "rope": Rope(theta=10_000.0),
-        "tied_embeddings": False,
+        **{"family": "llama", "layers": 2, "hidden_size": 32, "intermediate_size": 48},
+        **{"query_heads": 4, "kv_heads": 2, "head_dim": 8, "rope": Rope(theta=10_000.0), "norm_eps": 1e-5},
+        **{"vocabulary_size": len(PIECES), "context_length": 128, "tied_embeddings": False},
     }
     return Architecture(**(shape | changes))
 
@@ -136,6 +127,26 @@ def write_gpt_fast(folder: Path, architecture: Architecture, weights: Weights, f
             tensors[f"layers.{layer}.attention.wqkv.weight"] = torch.cat(parts)
     save_torch(tensors, folder / "model.pth")
     return folder / "model.pth"
+
+
+def write_llama2c_training(folder: Path, architecture: Architecture, weights: Weights) -> Path:
+    """Make a checkpoint of llama2.c's train.py, such as stories15M.pt, with tokenizer.model; its head is tied."""
+    _write_tokenizer(folder)
+    tensors = {f"_orig_mod.{name}": tensor for name, tensor in meta_weights(architecture, weights).items()}
+    tensors["_orig_mod.output.weight"] = tensors["_orig_mod.tok_embeddings.weight"]
+    args: dict[str, Any] = {
+        "dim": 32,
+        "n_layers": 2,
+        "n_heads": 4,
+        "n_kv_heads": 2,
+        "hidden_dim": 48,
+        "vocab_size": len(PIECES),
+    }
+    args |= {"multiple_of": 32, "max_seq_len": 128, "dropout": 0.0}
+    state = {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 1e-3}]}
+    content = {"model": tensors, "model_args": args, "optimizer": state, "iter_num": 3, "best_val_loss": 1.0}
+    save_torch(content | {"config": {"out_dir": "out"}}, folder / "stories.pt")
+    return folder / "stories.pt"
 
 
 def write_llama2c(folder: Path, architecture: Architecture, weights: Weights, version: int) -> Path:

@@ -110,6 +110,12 @@ def test_what_is_no_file_is_missing(tmp_path: Path) -> None:
         ([torch.ones(2)], "it holds list, not a dictionary"),
         ({"a": 1}, "a is int, not a tensor"),
         ({"a": {"b": torch.ones(2)}}, "a is dict, not a tensor"),
+        ({"model": [], "model_args": {}}, "its model or model_args is not a dictionary"),
+        ({"model": {"a": torch.ones(2)}, "model_args": {}, "ema": 1}, "model is dict, not a tensor"),
+        (
+            {"model": dict.fromkeys(["a", "_orig_mod.a"], torch.ones(2)), "model_args": {}},
+            "with and without the prefix",
+        ),
         ({1: torch.ones(2)}, "1 is not a tensor's name"),
         ({"a\nb": torch.ones(2)}, "is not a tensor's name"),
         ({"x" * 300: torch.ones(2)}, "is not a tensor's name"),
