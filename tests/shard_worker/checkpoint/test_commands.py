@@ -13,6 +13,7 @@ import pytest
 from common.cli.main import run
 from common.manifest import MANIFEST_FILE, read_manifest
 from common.model_store import EMBEDDED_MODEL, model_folder
+from tests.support.foreign_checkpoints import tiny_architecture, tiny_weights, write_llama2c
 
 Tandem = Callable[..., "Outcome"]
 ROOT = Path(__file__).parents[3]
@@ -83,6 +84,16 @@ def test_convert_says_what_is_wrong_in_one_line(tandem: Tandem, tmp_path: Path) 
         assert reason in done.err
     assert tandem("convert", tmp_path / "absent", "--output", tmp_path / "out").code == 2
     assert {p.name for p in tmp_path.iterdir()} == {"not.gguf", "empty"}
+
+
+def test_convert_of_another_format(tandem: Tandem, tmp_path: Path) -> None:
+    architecture = tiny_architecture()
+    stories = write_llama2c(tmp_path / "c", architecture, tiny_weights(architecture), 0)
+    done = tandem("convert", stories, "--output", tmp_path / "tiny", "--context-length", "8")
+    assert done.code == 2 and "--context-length are not for a model file of llama2.c" in done.err
+    done = tandem("convert", stories, "--output", tmp_path / "tiny")
+    assert done.code == 0 and done.err.startswith("found: a model file of llama2.c\n")
+    assert {path.name for path in (tmp_path / "tiny").iterdir()} >= {"model.safetensors", "tokenizer.model"}
 
 
 def test_a_killed_conversion_leaves_no_checkpoint_and_the_next_one_cleans_up(

@@ -1,6 +1,7 @@
 """Files of torch.save, and what pretends to be one, read by the real child process."""
 
 import os
+import signal
 import subprocess
 import sys
 import zipfile
@@ -146,15 +147,19 @@ def test_a_large_pickle_is_refused_before_it_is_read(tmp_path: Path) -> None:
         torch_child.convert(path, tmp_path / "out")
 
 
-def test_the_memory_limit_holds(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux only")
+def test_limits_of_memory_and_time_hold() -> None:
     code = """
-import sys, torch
-from shard_worker.checkpoint.torch_child import limit_process
-limit_process(0)
+import torch
+from shard_worker.checkpoint import torch_child
+torch_child.CPU_HEADROOM_S = 0
+torch_child.limit_process(0)
 try:
     torch.empty(1 << 30, dtype=torch.uint8)
 except RuntimeError:
-    print("bounded")
+    print("bounded", flush=True)
+while True:
+    pass
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    assert done.stdout == "bounded\n"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert (done.stdout, done.returncode) == ("bounded\n", -signal.SIGXCPU)
