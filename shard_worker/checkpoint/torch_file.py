@@ -78,9 +78,14 @@ class Unpickler:
             except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
                 raise CheckpointError(f"cannot read {path}: the process that read it spoke nonsense") from error
             if message["error"] is not None:
-                raise CheckpointError(f"cannot read {path}: {str(message['error'])[:MAX_REASON_CHARACTERS]}")
+                raise CheckpointError(f"cannot read {path}: {_printable(str(message['error']))}")
             return True
         return False
+
+
+def _printable(reason: str) -> str:
+    """Return what a terminal cannot take for commands: the reason quotes a file that nobody vouches for."""
+    return "".join(letter if letter.isprintable() else "?" for letter in reason[:MAX_REASON_CHARACTERS])
 
 
 def _lines(pipe: IO[bytes], stall_s: float) -> Iterator[bytes | None]:

@@ -82,6 +82,9 @@ def test_a_child_that_dies_is_one_error(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "python").write_text("#!/bin/sh\nexit 3\n")
     with pytest.raises(CheckpointError, match="the process that read it failed with exit code 3"):
         unpickler(tmp_path)(tmp_path / "m.bin")
+    (tmp_path / "python").write_text('#!/bin/sh\necho \'{"error": "clear\\u001b[2J"}\'\n')
+    with pytest.raises(CheckpointError, match=r"cannot read .*: clear\?\[2J$"):
+        unpickler(tmp_path)(tmp_path / "m.bin")
     (tmp_path / "python").write_text("#!/bin/sh\necho 'Infinity'\n")
     with pytest.raises(CheckpointError, match="the process that read it spoke nonsense"):
         unpickler(tmp_path)(tmp_path / "m.bin")
