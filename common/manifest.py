@@ -14,6 +14,8 @@ from common.errors import CheckpointError
 
 MANIFEST_FILE = "tandem.json"
 MAX_MANIFEST_BYTES = 4 << 20
+MAX_FEED_FORWARDS = 20_000
+"""Layers times experts: lists of tensors are made from these numbers before a tensor is looked at."""
 
 
 class _Section(BaseModel):
@@ -108,6 +110,9 @@ class Architecture(_Section):
 
     @model_validator(mode="after")
     def _states_a_decoder(self) -> Self:
+        experts = None if self.variations is None else self.variations.experts
+        if self.layers * (1 if experts is None else experts.count) > MAX_FEED_FORWARDS:
+            raise ValueError(f"more than {MAX_FEED_FORWARDS} feed-forward networks")
         if self.variations is None:
             if self.family != "llama":
                 raise ValueError(f"a {self.family} states its variations")

@@ -54,7 +54,7 @@ def _byte_level_bpe(metadata: GgufMetadata, pre: str, tokens: list[str], types: 
     if len(vocabulary) != len(tokens):
         raise CheckpointError("GGUF key tokenizer.ggml.tokens names a token twice")
     merges = []
-    for merge in metadata.array("tokenizer.ggml.merges", str):
+    for merge in metadata.array("tokenizer.ggml.merges", str, at_most=len(tokens)):
         left, space, right = merge.partition(" ")
         if not space or not {left, right, left + right} <= vocabulary.keys():
             raise CheckpointError(f"GGUF key tokenizer.ggml.merges: {merge!r} does not merge two tokens into a third")

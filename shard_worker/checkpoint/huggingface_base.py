@@ -7,7 +7,15 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.errors import CheckpointError
-from common.manifest import Architecture, LinearScaling, LongRopeScaling, Rope, RopeScaling, Variations
+from common.manifest import (
+    MAX_FEED_FORWARDS,
+    Architecture,
+    LinearScaling,
+    LongRopeScaling,
+    Rope,
+    RopeScaling,
+    Variations,
+)
 from shard_worker.checkpoint.huggingface_names import LLAMA_NAMES, HubNames
 
 LayerType = Literal["full_attention", "sliding_attention"]
@@ -76,6 +84,8 @@ class HuggingFaceConfig(Section):
         """Return the architecture. Raises CheckpointError when the numbers do not make one."""
         if self.num_attention_heads < 1:
             raise CheckpointError("config.json: num_attention_heads is not positive")
+        if self.num_hidden_layers > MAX_FEED_FORWARDS:
+            raise CheckpointError(f"config.json: num_hidden_layers = {self.num_hidden_layers}")
         try:
             variations = self.variations()
             return Architecture.model_validate(
