@@ -79,6 +79,7 @@ class HuggingFaceConfig(Section):
     rope_scaling: RopeParameters | None = None
     rope_parameters: RopeParameters | None = None
     eos_token_id: int | list[int] | None = None
+    quantization_config: dict[str, Any] | None = None  # huggingface_int4 reads it
 
     def architecture(self) -> Architecture:
         """Return the architecture. Raises CheckpointError when the numbers do not make one."""

@@ -46,7 +46,7 @@ def test_reads_what_the_library_wrote(tmp_path: Path) -> None:
         (b'{"a": {"dtype": "F32"}}', b"", "not a safetensors header"),
         ({"a": entry("F32", [2], 0, 8) | {"extra": 1}}, bytes(8), "not a safetensors header"),
         ({"a": entry("F32", [-2], 0, 8)}, bytes(8), "not a safetensors header"),
-        ({"a": entry("I64", [1], 0, 8)}, bytes(8), "a has type I64"),
+        ({"a": entry("F64", [1], 0, 8)}, bytes(8), "a has type F64"),
         ({"a": entry("F32", [3], 0, 8)}, bytes(8), "a holds 8 bytes"),
         ({"a": entry("F32", [2], 8, 0)}, bytes(0), "a holds -8 bytes"),
         ({"a": entry("F32", [2], 0, 8)}, bytes(9), "the header accounts for"),
