@@ -36,7 +36,7 @@ HARMLESS_KEYS = {
 
 @dataclass(frozen=True)
 class Packing:
-    """How matrices are packed: `group_size` columns to a scale, None for a whole row; zeros are stored less `offset`."""
+    """How matrices are packed: `group_size` columns to a scale, None for a whole row; stored zeros lack `offset`."""
 
     method: Method
     group_size: int | None

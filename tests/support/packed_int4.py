@@ -79,7 +79,7 @@ def is_packed(name: str, tensor: Tensor) -> bool:
 
 def words(numbers: Tensor) -> Tensor:
     """Return int32[R, ceil(C / 8)] of numbers uint8[R, C], the first in the lowest bits."""
-    padded = torch.nn.functional.pad(numbers.long(), (0, -numbers.shape[1] % 8)).unflatten(1, (-1, 8))
+    padded = torch.nn.functional.pad(numbers.long(), (0, -numbers.shape[1] % 8)).view(len(numbers), -1, 8)
     total = sum(padded[..., i] << 4 * i for i in range(8))
     assert isinstance(total, Tensor)
     return total.to(torch.int32)  # wraps around where the highest bit is set
@@ -88,7 +88,7 @@ def words(numbers: Tensor) -> Tensor:
 def _quantised(w: Tensor, stored: PackedFormat) -> tuple[Tensor, Tensor, Tensor]:
     """Return q[N, K], z[N, G] and s[N, G]."""
     columns = stored.columns or w.shape[1]
-    grouped = torch.nn.functional.pad(w, (0, -w.shape[1] % columns)).unflatten(1, (-1, columns))
+    grouped = torch.nn.functional.pad(w, (0, -w.shape[1] % columns)).view(len(w), -1, columns)
     if stored.symmetric:
         s = (grouped.abs().amax(-1) / 7).to(stored.scale_dtype)
         z = torch.full(s.shape, 8)
@@ -104,7 +104,7 @@ def _parts(q: Tensor, z: Tensor, s: Tensor, stored: PackedFormat) -> Tensors:
     if stored.method == "awq":
         deal = torch.tensor(AWQ_DEAL)
         parts = {"qweight": q.T, "qzeros": z.T}
-        dealt = {name: words(part.unflatten(1, (-1, 8))[..., deal].flatten(1)) for name, part in parts.items()}
+        dealt = {name: words(part.reshape(len(part), -1, 8)[..., deal].flatten(1)) for name, part in parts.items()}
         return dealt | {"scales": s.T}
     if stored.method == "compressed-tensors":
         parts = {"weight_packed": words(q), "weight_scale": s, "weight_shape": torch.tensor(q.shape)}

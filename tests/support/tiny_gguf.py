@@ -1,17 +1,20 @@
 """A hub folder as a GGUF file, the way llama.cpp's converter makes one (convert_hf_to_gguf.py)."""
 
 import json
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from gguf.constants import MODEL_ARCH, MODEL_ARCH_NAMES, GGMLQuantizationType
+from gguf.constants import MODEL_ARCH, MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFValueType
 from gguf.gguf_writer import GGUFWriter
 from gguf.quants import dequantize, quantize
 from gguf.tensor_mapping import get_tensor_name_map
 from safetensors.numpy import load_file, save_file
+
+from shard_worker.checkpoint.gguf_file import GgufArray, Value
 
 GGUF_FAMILIES = {"mistral": "llama", "mixtral": "llama", "gemma3_text": "gemma3"}
 BLOCK = 32
@@ -62,6 +65,19 @@ def add_entry(writer: GGUFWriter, key: str, value: Any) -> None:
             writer.add_string(key, value)
         case _:
             writer.add_array(key, value)
+
+
+def as_stored(entries: Mapping[str, Any]) -> dict[str, Value]:
+    """Return metadata as a file's header holds them: lists as arrays in their stored form."""
+    return {key: _stored_array(value) if isinstance(value, list) else value for key, value in entries.items()}
+
+
+def _stored_array(items: list[Any]) -> GgufArray:
+    if items and isinstance(items[0], str):
+        texts = [item.encode() for item in items]
+        return GgufArray(GGUFValueType.STRING, len(items), b"".join(struct.pack("<Q", len(t)) + t for t in texts))
+    kind, code = (GGUFValueType.FLOAT64, "d") if items and isinstance(items[0], float) else (GGUFValueType.INT64, "q")
+    return GgufArray(kind, len(items), struct.pack(f"<{len(items)}{code}", *items))
 
 
 def _is_quantised(array: npt.NDArray[Any]) -> bool:

@@ -11,6 +11,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from common.errors import CheckpointError
 from shard_worker.checkpoint.gguf_metadata import GgufMetadata
 from shard_worker.checkpoint.gguf_tokenizer import LLAMA3_SPLIT, build_tokenizer
+from tests.support.tiny_gguf import as_stored
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog. The dog sleeps; the fox doesn't.",
@@ -65,7 +66,7 @@ def as_metadata(tokenizer: Tokenizer, pre: str, **changes: Any) -> tuple[GgufMet
         "bos_token_id": 1,
         "eos_token_id": 2,
     } | changes
-    return GgufMetadata({f"tokenizer.ggml.{k}": v for k, v in entries.items() if v is not None}), size
+    return GgufMetadata(as_stored({f"tokenizer.ggml.{k}": v for k, v in entries.items() if v is not None})), size
 
 
 @pytest.mark.parametrize(
@@ -184,7 +185,7 @@ def spm_entries(original: SentencePieceProcessor, **changes: Any) -> tuple[GgufM
         "bos_token_id": original.bos_id(),
         "eos_token_id": original.eos_id(),
     } | changes
-    return GgufMetadata({f"tokenizer.ggml.{k}": v for k, v in entries.items() if v is not None}), size
+    return GgufMetadata(as_stored({f"tokenizer.ggml.{k}": v for k, v in entries.items() if v is not None})), size
 
 
 def test_sentencepiece_comes_back(sentencepiece: SentencePieceProcessor) -> None:

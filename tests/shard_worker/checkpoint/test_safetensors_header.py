@@ -44,6 +44,8 @@ def test_reads_what_the_library_wrote(tmp_path: Path) -> None:
         (b"[]", b"", "not a safetensors header"),
         (b"{" * 50_000, b"", "not a safetensors header"),
         (b'{"a": {"dtype": "F32"}}', b"", "not a safetensors header"),
+        (b'{"a": 1, "b": 2, "a": 1}', b"", "a is there twice"),
+        (b'{"a": [' + b"0," * 200_001 + b"0]}", b"", "lists more than 20000 tensors"),
         ({"a": entry("F32", [2], 0, 8) | {"extra": 1}}, bytes(8), "not a safetensors header"),
         ({"a": entry("F32", [-2], 0, 8)}, bytes(8), "not a safetensors header"),
         ({"a": entry("F64", [1], 0, 8)}, bytes(8), "a has type F64"),
