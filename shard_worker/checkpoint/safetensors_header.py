@@ -44,8 +44,8 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     """Return the tensors of the safetensors file `path` by name.
 
     Raises CheckpointError when the header is larger than 4 MiB, names more than 20,000 tensors or one twice, holds a
-    type other than those of SAFETENSORS_DTYPES, or does not account for the file's size to the byte. That tensors neither
-    overlap nor leave gaps is checked by the safetensors library when it opens the file.
+    type other than those of SAFETENSORS_DTYPES, or does not account for the file's size to the byte. That tensors
+    neither overlap nor leave gaps is checked by the safetensors library when it opens the file.
     """
     try:
         file_bytes = path.stat().st_size
@@ -54,8 +54,8 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             if header_bytes > min(MAX_HEADER_BYTES, file_bytes - LENGTH_BYTES):
                 raise CheckpointError(f"{path}: a header of {header_bytes} bytes is too large")
             header = file.read(header_bytes)
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # a name with a zero byte, say, is a ValueError
+        raise CheckpointError(f"{str(path)!r}: {getattr(error, 'strerror', None) or error}") from error
     try:
         if header.count(b",") > MAX_COMMAS or header.count(b":") > MAX_COMMAS:
             raise CheckpointError(f"{path}: its header lists more than {MAX_TENSORS} tensors")

@@ -1,7 +1,8 @@
 """Run as a script: damaged models are opened and read whole, one after the other, in this one process.
 
 `fuzz_checkpoints.py KIND SOUND SCRATCH COUNT`: KIND is gguf or folder, SOUND the sound model. Prints JSON: how many
-cases were refused and how many read, every failure that was no TandemError, and how far memory grew at most.
+cases were refused and how many read, every failure that was no TandemError, and how far memory grew at most, as a
+multiple of the model's size.
 """
 
 import json
@@ -11,6 +12,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from common.errors import TandemError
 from shard_worker.checkpoint.from_gguf import open_gguf
@@ -35,7 +38,9 @@ def fuzz(kind: str, sound: Path, scratch: Path, count: int) -> dict[str, Any]:
     damage = _GgufCases(sound, scratch) if kind == "gguf" else _FolderCases(sound, scratch)
     open_model: Open = open_gguf if kind == "gguf" else open_huggingface
     read_whole(open_model(sound))
-    outcome: dict[str, Any] = {"refused": 0, "read": 0, "failures": [], "reasons": {}, "grown_bytes": 0}
+    torch.set_num_threads(1)
+    outcome: dict[str, Any] = {"refused": 0, "read": 0, "failures": [], "reasons": {}, "growth": 0.0}
+    sound_bytes = _size(sound)
     for case in range(count):
         name, path = damage.case(case)
         before = _begin_peak()
@@ -48,8 +53,9 @@ def fuzz(kind: str, sound: Path, scratch: Path, count: int) -> dict[str, Any]:
             assert str(error).strip()
         except Exception as error:
             outcome["failures"].append(f"{case} {name}: {type(error).__name__}: {error}"[:300])
-        if (grown := _status("VmHWM") - before) > outcome["grown_bytes"]:
-            outcome |= {"grown_bytes": grown, "grown_by": name}
+        growth = (_status("VmHWM") - before) / max(_size(path), sound_bytes)
+        if growth > outcome["growth"]:
+            outcome |= {"growth": growth, "grown_by": name}
     return outcome
 
 
@@ -75,6 +81,10 @@ class _FolderCases:
         shutil.copytree(self._sound, self._path)
         damage(self._path, random.Random(seed))
         return damage.__name__, self._path
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.iterdir()))
 
 
 def _begin_peak() -> int:
