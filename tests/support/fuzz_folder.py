@@ -11,7 +11,7 @@ INDEX = "model.safetensors.index.json"
 NUMBERS = (0, -1, 1, 3, 4096, 1 << 31, 1 << 40, 1 << 63, 1 << 64, 10**400, 1.5, 1e308, float("nan"), float("inf"))
 VALUES: tuple[Any, ...] = (*NUMBERS, None, True, "x", "", [], {}, [[]], {"a": {}}, ["x"] * 3, [1, 2], {"type": 1})
 DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "", "f32", 5, None)
-ELSEWHERE = (
+ELSEWHERE: tuple[Any, ...] = (
     *("../model.safetensors", "/etc/passwd", "a/../b.safetensors", "", ".", "..", "model\0.safetensors"),
     *("config.json", "x" * 5000 + ".safetensors", "absent.safetensors", "./model.safetensors", "\ud800.safetensors"),
     *(None, 5, [], {}),
