@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,7 @@ from shard_worker.checkpoint.gguf_names import gguf_place
 from shard_worker.checkpoint.gguf_tokenizer import build_tokenizer
 from shard_worker.checkpoint.huggingface_names import Place
 from shard_worker.checkpoint.layout import TensorSpec, expected_tensors
+from shard_worker.checkpoint.rope_layout import half_split
 from shard_worker.checkpoint.source import ForeignModel, row_blocks
 
 READABLE_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
@@ -57,8 +57,8 @@ class _GgufTensors:
     def __init__(self, file: GgufFile, architecture: Architecture) -> None:
         self._file = file
         # Only "llama" rotates neighbours in llama.cpp (`llama_model_rope_type`), all others halves, as we do.
-        interleaved = file.metadata["general.architecture"] == "llama"
-        self._heads = {"query": architecture.query_heads, "key": architecture.kv_heads} if interleaved else {}
+        self._interleaved = ("query", "key") if file.metadata["general.architecture"] == "llama" else ()
+        self._head_dim = architecture.head_dim
         expected = expected_tensors(architecture, "float32")
         self._places = {name: gguf_place(name, architecture, file.tensors) for name in expected}
         shapes = _stored_shapes(self._places, expected)
@@ -78,11 +78,11 @@ class _GgufTensors:
         place = self._places[name]
         tensor = self._file.tensors[place.stored]
         packed = self._file.packed_rows(place.stored)[place.start : place.stop]
-        order = np.arange(packed.shape[0])
-        if heads := self._heads.get(name.split(".")[-2]):
-            order = half_split_rows(order, heads)
+        order = torch.arange(packed.shape[0])
+        if name.split(".")[-2] in self._interleaved:
+            order = half_split(order.unsqueeze(1), self._head_dim).squeeze(1)
         for block in row_blocks(packed.shape[0], tensor.shape[-1]):
-            values = torch.from_numpy(_dequantized(packed[order[block]], tensor.type))
+            values = torch.from_numpy(_dequantized(packed[order[block].numpy()], tensor.type))
             yield values if len(tensor.shape) > 1 else values.flatten()
 
 
@@ -97,17 +97,6 @@ def _stored_shapes(places: dict[str, Place], expected: dict[str, TensorSpec]) ->
         else:
             shapes[stored] = (spec.shape[0] + (0 if before is None else before[0]), *spec.shape[1:])
     return shapes
-
-
-def half_split_rows(rows: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
-    """Return query or key rows [heads * head_dim, *] in half-split order, from GGUF's interleaved one.
-
-    GGUF stores the two rows that rotate together side by side; llama.cpp's converter brought them there from
-    the half-split order of Hugging Face (`LlamaModel.permute` in convert_hf_to_gguf.py), and this is its
-    inverse.
-    """
-    pairs = rows.reshape(heads, rows.shape[0] // heads // 2, 2, -1)
-    return pairs.swapaxes(1, 2).reshape(rows.shape)
 
 
 def _dequantized(packed: npt.NDArray[np.uint8], kind: GGMLQuantizationType) -> npt.NDArray[np.float32]:
