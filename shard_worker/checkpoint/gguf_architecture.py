@@ -80,7 +80,7 @@ class _Reading:
         if self._layers > len(file.tensors):
             raise CheckpointError(f"GGUF key {family}.block_count is {self._layers}, of {len(file.tensors)} tensors")
         self._head_dim = self._int("attention.key_length", self._hidden_size // self._heads)
-        if self._head_dim < 1:
+        if self._head_dim < 1 or self._head_dim % 2:
             raise CheckpointError(f"GGUF key {family}.attention.key_length is {self._head_dim}")
         self._rotary_dim = self._int("rope.dimension_count", self._head_dim)
         self._check_fixed_keys()

@@ -1,6 +1,7 @@
 """Models from GGUF files."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from gguf.constants import GGMLQuantizationType
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 
 from common.errors import CheckpointError
@@ -89,9 +90,21 @@ def reference_q6_k(block: npt.NDArray[np.uint8]) -> list[float]:
     return values
 
 
+def by_the_package(kind: str, block: npt.NDArray[np.uint8]) -> list[float]:
+    """Return the 256 values of a block by the gguf package."""
+    values: list[float] = dequantize(block[np.newaxis], GGMLQuantizationType[kind])[0].tolist()
+    return values
+
+
 @pytest.mark.parametrize(
     ("kind", "halves", "reference"),
-    [("Q4_K", slice(0, 4), reference_q4_k), ("Q6_K", slice(208, 210), reference_q6_k)],
+    [
+        ("Q2_K", slice(80, 84), partial(by_the_package, "Q2_K")),
+        ("Q3_K", slice(108, 110), partial(by_the_package, "Q3_K")),
+        ("Q4_K", slice(0, 4), reference_q4_k),
+        ("Q5_K", slice(0, 4), partial(by_the_package, "Q5_K")),
+        ("Q6_K", slice(208, 210), reference_q6_k),
+    ],
 )
 def test_k_quants_are_dequantised(
     make_model: MakeModel,
@@ -101,7 +114,7 @@ def test_k_quants_are_dequantised(
     reference: Callable[[npt.NDArray[np.uint8]], list[float]],
 ) -> None:
     # The package cannot quantise to these types: random blocks with sane scales stand in for a model.
-    block_bytes = {"Q4_K": 144, "Q6_K": 210}[kind]
+    _, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
     random = np.random.default_rng(2)
     packed: list[npt.NDArray[np.uint8]] = []
 

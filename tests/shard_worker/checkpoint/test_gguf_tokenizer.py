@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import Qwen2Tokenizer
 
 from common.errors import CheckpointError
 from shard_worker.checkpoint.gguf_metadata import GgufMetadata
@@ -86,9 +87,19 @@ def test_byte_level_bpe_comes_back(pre: str, pre_tokenizer: Any, ignore_merges: 
     assert rebuilt.decode(rebuilt.encode("<|im_end|>x").ids, skip_special_tokens=True) == "x"
 
 
+@pytest.mark.parametrize("pre", ["qwen2", "deepseek-r1-qwen"])
+def test_qwen2_is_transformers(pre: str) -> None:
+    trained = trained_bpe(LLAMA3, False)
+    merges = [tuple(merge) for merge in json.loads(trained.to_str())["model"]["merges"]]
+    theirs = Qwen2Tokenizer(vocab=trained.get_vocab(), merges=merges)
+    rebuilt = Tokenizer.from_buffer(build_tokenizer(*as_metadata(trained, pre)).data)
+    for text in [*TEXTS, "e\u0301 A\u030a combined", "<|endoftext|>x"]:
+        assert rebuilt.encode(text).ids == theirs.encode(text, add_special_tokens=False), text
+
+
 def test_the_pre_tokenizers_differ_on_digits() -> None:
     splits = {}
-    for pre in ("smollm", "gpt-2", "llama-bpe"):
+    for pre in ("smollm", "gpt-2", "llama-bpe", "qwen2"):
         data = build_tokenizer(*as_metadata(trained_bpe(GPT2, False), pre)).data
         pre_tokenizer = Tokenizer.from_buffer(data).pre_tokenizer
         assert pre_tokenizer is not None
@@ -97,6 +108,7 @@ def test_the_pre_tokenizers_differ_on_digits() -> None:
         "smollm": ["1", "2", "3", "4", "Ġx"],
         "gpt-2": ["1234", "Ġx"],
         "llama-bpe": ["123", "4", "Ġx"],
+        "qwen2": ["1", "2", "3", "4", "Ġx"],
     }
 
 
