@@ -3,7 +3,8 @@
 import struct
 from hashlib import blake2b
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
+MAX_CONTINUED_PASSES = 15  # Plan.row_continued
 
 
 def plan_hash(epoch: int, step: int, plan: bytes) -> int:

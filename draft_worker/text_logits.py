@@ -48,6 +48,7 @@ class TextModel:
             block_tables=np.zeros(1, dtype=np.int32),
             scored_ids_S=np.zeros(0, dtype=np.int32),
             run_ahead_R=0 * one,
+            continued_R=0 * one,
         )
         block_size, windows = self._cache.block_size, self._model.windows
         inputs = build_inputs(rows, block_size, self._dtype, self._device, windows=windows)

@@ -52,7 +52,7 @@ class Decision:
         rows = [(row, job) for row, job in self._rows if row.sampled]
         if not rows:
             return []
-        positions = sum(row.sampled for row, _ in rows)
+        positions = sum(row.sampled + row.continued for row, _ in rows)
         wanted = self.lengths
         candidates = merge_sampled(results, self._slices, positions, wanted.num_noised, wanted.num_top, wanted.num_raw)
         outcomes, first = [], 0
@@ -61,21 +61,22 @@ class Decision:
                 outcomes.append(await self._verify(candidates, first, row, job))
             else:
                 outcomes.append(ENDED)
-            first += row.sampled
+            first += row.sampled + row.continued
         return outcomes
 
     async def _verify(self, candidates: Candidates, first: int, row: Row, job: Generation) -> Outcome:
-        """Draw the row's tokens, one position after the other, as long as the draft had proposed the very token.
+        """Draw the row's tokens, one position after the other, as long as the ranks were fed the very token.
 
-        Sample and match: a draft that is wrong ends the row, it never changes a token.
+        Sample and match: a draft that is wrong ends the row, it never changes a token. Continued rows were fed winners.
         """
         draft_ids = row.draft_ids
         token_ids: list[int] = []
-        for index in range(row.sampled):
+        for index in range(row.sampled + row.continued):
             draft_id = draft_ids[index] if index < len(draft_ids) else None
             drawn = await self._draw(candidates, first + index, job, draft_id)
             token_ids += drawn.token_ids
-            if drawn.finished or drawn.token_ids != (draft_id,):
+            was_fed = drawn.is_winner if row.continued else drawn.token_ids == (draft_id,)
+            if drawn.finished or not was_fed:
                 break
         return Outcome(tuple(token_ids), drawn.finished, drawn.is_winner)
 

@@ -41,6 +41,7 @@ def encode_plan(plan: StepPlan, lengths: ListLengths) -> bytes:
         num_raw=lengths.num_raw,
         num_scored_raw=lengths.num_scored_raw,
         row_run_ahead=_u32(plan.run_ahead),
+        row_continued=_u32(row.continued for row in rows) if plan.passes > 1 else b"",
     )
     return message.SerializeToString()
 

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from common.settings import Settings
+from common.step_protocol import MAX_CONTINUED_PASSES
 from gateway.limits import MAX_DRAFT_TOKENS
 
 
@@ -26,6 +27,13 @@ class GatewaySettings(Settings):
         "0 < limit <= 1 always takes the smallest chunk",
     )
     run_ahead: bool = Field(default=True, description="ranks go on by themselves while the gateway decides")
+    max_tokens_per_frame: int = Field(
+        default=4,
+        ge=1,
+        le=MAX_CONTINUED_PASSES + 1,
+        description="most tokens that ranks draw for a decoding stream before they answer, where that pays",
+    )
+    max_frame_ms: PositiveFloat = Field(default=30.0, description="frames of several tokens take about that at most")
     drafts: tuple[str, ...] = Field(default=(), description="addresses of draft workers; they may come and go")
     ngram: bool = Field(default=False, description="draft from the request's own text where no worker does better")
     max_draft_tokens: int = Field(

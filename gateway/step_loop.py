@@ -190,13 +190,15 @@ class StepLoop:
         )
         decided_ns = time.perf_counter_ns()
         hop_ns = times.plan_ns + times.wire_ns + decided_ns - answered_ns
-        scheduler.pacer.observe(plan.decode_tokens, plan.prefill_tokens, (times.wire_ns + times.work_ns) * 1e-9)
-        scheduler.run_ahead.observe(hop_ns * 1e-9, times.work_ns * 1e-9)
+        step_s = times.work_ns * 1e-9 / plan.passes
+        scheduler.pacer.observe(plan.decode_tokens, plan.prefill_tokens, times.wire_ns * 1e-9 + step_s)
+        if not plan.prefill_tokens:
+            scheduler.run_ahead.observe(hop_ns * 1e-9, step_s)
         if self._speculator is not None:
             self._speculator.observe(plan, jobs, outcomes, times)
         for job in jobs:
             if job is not None:
-                job.waterfall.add_step(times, decided_ns - answered_ns)
+                job.waterfall.add_step(times, decided_ns - answered_ns, plan.passes)
 
     def _blame(self, jobs: Iterable[Job | None]) -> None:
         """Fail the requests that were in every one of the last lost steps: one of them may be what kills the ranks."""
@@ -222,5 +224,5 @@ class StepLoop:
                 max_queued_tokens=settings.max_queued_tokens,
             ),
             prefix_reuse=settings.prefix_reuse,
-            run_ahead=RunAheadPolicy(settings.run_ahead),
+            run_ahead=RunAheadPolicy(settings.run_ahead, settings.max_tokens_per_frame, settings.max_frame_ms * 1e-3),
         )

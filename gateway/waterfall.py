@@ -52,6 +52,7 @@ class Waterfall:
     first_token_ns: int = 0
     last_token_ns: int = 0
     steps: int = 0
+    frames: int = 0
     _plan_ns: int = 0
     _round_trip_ns: int = 0
     _wire_ns: int = 0
@@ -62,9 +63,10 @@ class Waterfall:
         """Note that a step holding the request is being sent."""
         self.first_step_ns = self.first_step_ns or now_ns
 
-    def add_step(self, times: StepTimes, decide_ns: int) -> None:
-        """Add a step that held a row of the request, and the gateway's own time after its answers."""
-        self.steps += 1
+    def add_step(self, times: StepTimes, decide_ns: int, passes: int = 1) -> None:
+        """Add a frame of so many steps that held a row of the request, and the gateway's own time after its answers."""
+        self.steps += passes
+        self.frames += 1
         self._plan_ns += times.plan_ns
         self._round_trip_ns += times.round_trip_ns
         self._wire_ns += times.wire_ns
@@ -95,6 +97,7 @@ class Waterfall:
             time_to_first_token_ns=_span(self.arrived_ns, first_token_ns),
             total_ns=now_ns - self.arrived_ns,
             steps=self.steps,
+            frames=self.frames,
             hops=pb.StepTimings(
                 plan_ns=self._plan_ns,
                 round_trip_ns=self._round_trip_ns,

@@ -3,12 +3,14 @@
 import os
 import time
 
+import numpy as np
 import torch
 
 from common.arrays import F32, U32, from_wire, to_wire
 from common.errors import Refused
 from common.step_protocol import PROTOCOL_VERSION
 from shard_worker.checkpoint.reader import CheckpointReader
+from shard_worker.continuation import ContinuedStep, join
 from shard_worker.device import usable_device
 from shard_worker.forward import Forward
 from shard_worker.gpu.decoder import GraphDecoder
@@ -26,7 +28,7 @@ from shard_worker.parallel import RankGroup, form_group
 from shard_worker.partition import Partition, partition
 from shard_worker.plan import Bounds, Rows, read_rows
 from shard_worker.run_ahead import AheadRows, RunAhead
-from shard_worker.sampling.records import LastStep, PackedRecords, UndrawnStep, sample_records, score_records
+from shard_worker.sampling.records import PackedRecords, Resolvable, sample_records, score_records
 from shard_worker.sampling.state import SequenceState
 from shard_worker.sampling.wire import pack
 from shard_worker.settings import ShardSettings
@@ -56,7 +58,7 @@ class Engine:
         self._forward = Forward(model, cache, native, DTYPES[info.dtype], torch.device(info.device))
         self._run_ahead = RunAhead(self._forward, group)
         self._sequences: dict[int, SequenceState] = {}
-        self._last_step: LastStep | UndrawnStep | None = None
+        self._last_step: Resolvable | None = None
         self._bounds = Bounds(
             num_blocks=info.num_blocks,
             block_size=info.block_size_tokens,
@@ -129,11 +131,15 @@ class Engine:
         computed = step_logits(self._forward, rows, self._run_ahead.take())
         sampled = self._sample(rows, plan, computed.sampled_PV)
         scored = self._score(rows, plan, computed.scored_SM)
+        if rows.continued_R.any():
+            rows, last, sampled = self._continue(rows, plan, sampled)
+        else:
+            last = sampled
         result, computed_ns = pb.StepResult(), time.perf_counter_ns()
         for records in (*sampled, *scored):
             records.fill(result)
         result.encode_ns = time.perf_counter_ns() - computed_ns
-        self._run_ahead.note(rows, result, plan.num_noised)
+        self._run_ahead.note(rows, last, plan.num_noised)
         self._fill_times(result, read_ns, began_ns, computed.used)
         return result
 
@@ -168,6 +174,9 @@ class Engine:
         unknown = [s for s in rows.sequences_R.tolist() if s not in self._sequences]
         if unknown:
             raise Refused("BAD_PLAN", f"sequences {unknown} were not opened")
+        self._write(rows)
+
+    def _write(self, rows: Rows) -> None:
         starts_R = rows.starts_R.tolist()
         for row, sequence in enumerate(rows.sequences_R.tolist()):
             ids = rows.ids_N[starts_R[row] : starts_R[row] + int(rows.lengths_R[row])]
@@ -195,6 +204,23 @@ class Engine:
             first_id = self._vocabulary.start
             records, self._last_step = sample_records(logits_PV, states, positions, first_id, *lengths)
         return [pack(records)]
+
+    def _continue(
+        self, rows: Rows, plan: pb.Plan, sampled: list[PackedRecords]
+    ) -> tuple[Rows, list[PackedRecords], list[PackedRecords]]:
+        """Run the further passes of decodes whose first came to `sampled`.
+
+        Returns the last pass's rows and records, and the records of all passes together.
+        """
+        everyone, passes = np.arange(len(rows.sequences_R)), list(sampled)
+        steps: list[Resolvable | None] = [self._last_step]
+        while rows.continued_R.any():
+            rows = self._run_ahead.following(rows, everyone, passes[-1], plan.num_noised)
+            self._write(rows)
+            passes += self._sample(rows, plan, self._forward.logits(self._forward.hidden(rows)))
+            steps.append(self._last_step)
+        self._last_step = ContinuedStep([step for step in steps if step is not None])
+        return rows, passes[-1:], [join(passes, len(everyone))]
 
     def _score(self, rows: Rows, plan: pb.Plan, hidden_SM: torch.Tensor) -> list[PackedRecords]:
         """Return the records of the scored positions, if there are any."""

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from common.arrays import I32, U32, from_wire
 from common.errors import Refused
+from common.step_protocol import MAX_CONTINUED_PASSES
 from tandem.shard.v1 import shard_service_pb2 as pb
 
 Ints = npt.NDArray[np.int32]
@@ -38,6 +39,7 @@ class Rows:
     block_tables: Ints
     scored_ids_S: Ints
     run_ahead_R: Counts
+    continued_R: Counts
 
     @property
     def starts_R(self) -> Counts:
@@ -67,10 +69,11 @@ class Rows:
             block_tables=_parts(self.block_tables, self.blocks_R, members_S),
             scored_ids_S=_parts(self.scored_ids_S, self.scored_R, members_S),
             run_ahead_R=self.run_ahead_R[members_S],
+            continued_R=self.continued_R[members_S],
         )
 
     def following(self, members_A: Counts, ids_A: Ints) -> "Rows":
-        """Return the rows that follow these: one id each, at the row's end, to be sampled."""
+        """Return the rows that follow these: one id each, at the row's end, to be sampled; continued once less."""
         ones_A = np.ones(len(members_A), dtype=np.int64)
         return Rows(
             sequences_R=self.sequences_R[members_A],
@@ -82,7 +85,8 @@ class Rows:
             blocks_R=self.blocks_R[members_A],
             block_tables=_parts(self.block_tables, self.blocks_R, members_A),
             scored_ids_S=self.scored_ids_S[:0],
-            run_ahead_R=ones_A * 0,
+            run_ahead_R=self.run_ahead_R[members_A],
+            continued_R=np.maximum(self.continued_R[members_A] - 1, 0),
         )
 
 
@@ -94,6 +98,9 @@ def read_rows(plan: pb.Plan, bounds: Bounds) -> Rows:
         values: Counts = from_wire(getattr(plan, name), U32, (count,), name).astype(np.int64)
         return values
 
+    def counts_or_none(name: str) -> Counts:
+        return counts(name) if getattr(plan, name) else np.zeros(count, dtype=np.int64)
+
     rows = Rows(
         sequences_R=counts("row_sequences"),
         base_lengths_R=counts("row_base_lengths"),
@@ -104,9 +111,10 @@ def read_rows(plan: pb.Plan, bounds: Bounds) -> Rows:
         blocks_R=counts("row_blocks"),
         block_tables=from_wire(plan.block_tables, I32, (-1,), "block_tables"),
         scored_ids_S=from_wire(plan.scored_ids, I32, (-1,), "scored_ids"),
-        run_ahead_R=counts("row_run_ahead") if plan.row_run_ahead else np.zeros(count, dtype=np.int64),
+        run_ahead_R=counts_or_none("row_run_ahead"),
+        continued_R=counts_or_none("row_continued"),
     )
-    reach = rows.ends_R + rows.run_ahead_R
+    reach = rows.ends_R + rows.continued_R + rows.run_ahead_R
     _require(count > 0, "no rows")
     _require(len(np.unique(rows.sequences_R)) == count, "two rows share a sequence")
     _require(bool((rows.lengths_R > 0).all()), "a row without token ids")
@@ -119,12 +127,21 @@ def read_rows(plan: pb.Plan, bounds: Bounds) -> Rows:
     _require(bool((rows.blocks_R * bounds.block_size >= reach).all()), "a block table too short for its row")
     _require(rows.scored_R.sum() == len(rows.scored_ids_S), "scored_ids do not match row_scored")
     _require(bool((rows.run_ahead_R <= (rows.sampled_R == 1)).all()), "row_run_ahead: 0, or 1 for a row sampled once")
+    _require_continuable(rows)
     _require(_inside(rows.ids_N, bounds.vocabulary_size), "a token id outside the vocabulary")
     _require(_inside(rows.scored_ids_S, bounds.vocabulary_size), "a scored id outside the vocabulary")
     _require(_inside(rows.block_tables, bounds.num_blocks), "a block outside the cache")
     _require(plan.num_noised >= 1 or not rows.sampled_R.any(), "num_noised is 0")
     _require(plan.num_scored_raw >= 1 or not rows.scored_R.any(), "num_scored_raw is 0")
     return rows
+
+
+def _require_continuable(rows: Rows) -> None:
+    passes = int(rows.continued_R[0])
+    _require(bool((rows.continued_R == passes).all()), "row_continued differs between rows")
+    _require(passes <= MAX_CONTINUED_PASSES, f"row_continued exceeds {MAX_CONTINUED_PASSES}")
+    are_decodes = (rows.lengths_R == 1) & (rows.sampled_R == 1) & (rows.scored_R == 0)
+    _require(not passes or bool(are_decodes.all()), "row_continued: only for rows of one id, sampled once")
 
 
 def starts(lengths: Counts) -> Counts:

@@ -6,6 +6,7 @@ cache only beyond what its sequence had, so a dead one leaves nothing behind.
 """
 
 import time
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from common.arrays import F32, I32, from_wire
 from shard_worker.forward import Forward
 from shard_worker.parallel import RankGroup
 from shard_worker.plan import Counts, Ints, Rows, starts
-from tandem.shard.v1 import shard_service_pb2 as pb
+from shard_worker.sampling.records import PackedRecords
 
 
 @dataclass(frozen=True)
@@ -66,17 +67,18 @@ class RunAhead:
         done, self._done = self._done, None
         return done
 
-    def note(self, rows: Rows, result: pb.StepResult, num_noised: int) -> None:
-        """Note what `rows`, whose records `result` holds, want to be run ahead. Meets the other ranks if any do."""
+    def note(self, rows: Rows, sampled: Seq[PackedRecords], num_noised: int) -> None:
+        """Note what `rows`, whose records are `sampled`, want to be run ahead. Meets the other ranks if any do."""
         members_A = np.flatnonzero(rows.run_ahead_R)
-        if not len(members_A):
-            self._wanted = None
-            return
+        self._wanted = self.following(rows, members_A, sampled[0], num_noised) if len(members_A) else None
+
+    def following(self, rows: Rows, members_A: Counts, sampled: PackedRecords, num_noised: int) -> Rows:
+        """Return the rows that put the winners behind these members of `rows`. Meets the other ranks."""
         position_A = starts(rows.sampled_R)[members_A]
         shape = (-1, min(num_noised, self._forward.slice_size))
-        ids_A = from_wire(result.noised_ids, I32, shape, "noised_ids")[position_A, 0]
-        scores_A = from_wire(result.noised_scores, F32, shape, "noised_scores")[position_A, 0]
-        self._wanted = rows.following(members_A, self._winners(ids_A, scores_A))
+        ids_A = from_wire(sampled.fields["noised_ids"], I32, shape, "noised_ids")[position_A, 0]
+        scores_A = from_wire(sampled.fields["noised_scores"], F32, shape, "noised_scores")[position_A, 0]
+        return rows.following(members_A, self._winners(ids_A, scores_A))
 
     def run(self) -> None:
         """Compute what was noted, if anything was. Raises what the model raises."""

@@ -16,7 +16,8 @@ _CONFIRMATION_SMOOTHING = 0.1
 class Row:
     """Sequence s, base length b, these ids, these KV blocks; report on the last positions.
 
-    With k drafted ids after the committed ones, the row ends in those k ids and has `sampled` = 1 + k.
+    With k drafted ids after the committed ones, the row ends in those k ids and has `sampled` = 1 + k. A row that is
+    `continued` is sampled at so many positions more, on ids that the ranks draw.
     """
 
     sequence: Sequence
@@ -25,6 +26,7 @@ class Row:
     sampled: int  # how many of the last positions are sampled
     scored_ids: "array[int]"  # i32[scored]: the tokens whose likelihood the last positions tell
     block_table: "array[int]"  # i32[ceil((b + n) / block_size)]
+    continued: int = 0  # alike in all rows of a step
 
     @property
     def draft_ids(self) -> "array[int]":
@@ -48,17 +50,22 @@ class StepPlan:
     prefill_tokens: int  # ids in all other rows
     run_ahead: tuple[bool, ...] = ()  # with which rows the ranks go on by themselves; empty: with none
 
+    @property
+    def passes(self) -> int:
+        """How many times the ranks run the model."""
+        return 1 + self.rows[0].continued
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Decision on a sampled row: 1 to `sampled` new ids (none only if finished); whether it ends there."""
+    """Decision on a sampled row: 1 to `sampled` + `continued` new ids, none only if finished; does it end there?"""
 
     token_ids: tuple[int, ...] = ()
     finished: bool = False
-    is_winner: bool = True  # the token is the best by noised score, with which the ranks may have gone on
+    is_winner: bool = True  # the last token is the best by noised score, with which the ranks may have gone on
 
 
-def make_row(sequence: Sequence, num_ids: int) -> Row:
+def make_row(sequence: Sequence, num_ids: int, continued: int = 0) -> Row:
     """Return the row that feeds the next `num_ids` ids of `sequence`, and its drafts where those are its last ids.
 
     Their blocks must be allocated.
@@ -77,6 +84,7 @@ def make_row(sequence: Sequence, num_ids: int) -> Row:
         sampled=is_sampled + len(draft_ids),
         scored_ids=scored_ids,
         block_table=sequence.block_table[:],
+        continued=continued,
     )
 
 
@@ -88,7 +96,9 @@ def advance(row: Row, outcome: Outcome | None) -> None:
         sequence.next_scored = sequence.num_computed + 1
     sequence.draft_ids = NO_IDS
     if outcome is not None:
-        assert len(outcome.token_ids) <= row.sampled and (outcome.token_ids or outcome.finished)
+        assert len(outcome.token_ids) <= row.sampled + row.continued and (outcome.token_ids or outcome.finished)
         sequence.append(outcome.token_ids)
-        sequence.confirmation += _CONFIRMATION_SMOOTHING * (outcome.is_winner - sequence.confirmation)
+        fed = len(outcome.token_ids) - 1 if row.continued else 0  # winners all, or none would have come after
+        for is_winner in (*(True,) * fed, outcome.is_winner):
+            sequence.confirmation += _CONFIRMATION_SMOOTHING * (is_winner - sequence.confirmation)
         assert len(sequence.token_ids) <= sequence.max_length

@@ -2,12 +2,15 @@
 
 A step that is run ahead hides the hop: transport, decision and the next plan. It is lost where a token is not the
 winner that the ranks went on with (top_k, top_p or min_p cut it), and the row then costs another step.
+
+A row that is continued within the step saves whole hops, and is lost the same way.
 """
 
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from math import prod
 
+from gateway.scheduling.frame_length import frame_length
 from gateway.scheduling.prefix_cache import PrefixCache
 from gateway.scheduling.room_ahead import room_ahead
 from gateway.scheduling.sequence import Kind, Sequence
@@ -21,13 +24,16 @@ _LEAST_CONFIRMATION = 0.9  # until hop and step have been measured
 class RunAheadPolicy:
     """Weighs what is hidden against what is lost. The answer depends on nothing but the observations."""
 
-    def __init__(self, enabled: bool = True) -> None:
+    def __init__(self, enabled: bool = True, max_tokens_per_frame: int = 1, max_frame_s: float = 0.03) -> None:
+        """Rows are run ahead if `enabled`, and continued whether or not."""
         self._enabled = enabled
+        self._max_tokens, self._max_frame_s = max_tokens_per_frame, max_frame_s
         self._hop_s: float | None = None
-        self._step_s = 0.0
+        self._step_s = self._last_step_s = 0.0
 
     def observe(self, hop_s: float, step_s: float) -> None:
-        """Learn from a step of `step_s` on the ranks, and `hop_s` of everything between two steps."""
+        """Learn from a frame: `step_s` on the ranks for each pass, and `hop_s` of everything between two frames."""
+        self._last_step_s = step_s
         if self._hop_s is None:
             self._hop_s, self._step_s = hop_s, step_s
             return
@@ -35,7 +41,23 @@ class RunAheadPolicy:
         self._hop_s += _SMOOTHING * (min(hop_s, 4 * self._hop_s) - self._hop_s)
         self._step_s += _SMOOTHING * (min(step_s, 4 * self._step_s) - self._step_s)
 
-    def make_room(self, chosen: Chosen, blocks: PrefixCache) -> tuple[bool, ...]:
+    def continue_by(self, chosen: Chosen, blocks: PrefixCache) -> int:
+        """Return by how many positions all rows of a step may be continued in it; takes free blocks for that.
+
+        Only where the step holds decodes alone, without drafts. Where blocks are short none are taken: they would push
+        out who is running.
+        """
+        if self._hop_s is None or self._max_tokens < 2 or blocks.available < 2 * len(chosen):
+            return 0
+        if not all(_decodes(sequence) for sequence, _ in chosen):
+            return 0
+        # A burst of requests makes steps long at once, while the mean still follows.
+        step_s = max(self._step_s, self._last_step_s)
+        most = min(self._max_tokens, int(self._max_frame_s / max(step_s, 1e-9)))
+        wanted = frame_length(most, self._hop_s, step_s, min(s.confirmation for s, _ in chosen)) - 1
+        return min(room_ahead(s, wanted, blocks) for s, _ in chosen) if wanted > 0 else 0
+
+    def make_room(self, chosen: Chosen, blocks: PrefixCache, continued: int = 0) -> tuple[bool, ...]:
         """Return with which sequences of a step the ranks may go on, empty for none; takes free blocks for that.
 
         `chosen` says how many ids each running sequence feeds. The ranks go on only where the next step holds decodes
@@ -43,7 +65,9 @@ class RunAheadPolicy:
         """
         if any(s.kind is Kind.SCORE or s.uncomputed > num_ids or s.speculates or s.draft_ids for s, num_ids in chosen):
             return ()
-        return tuple(room_ahead(s, 1, blocks) > 0 for s, _ in chosen) if self.pays(s for s, _ in chosen) else ()
+        if not self.pays(s for s, _ in chosen):
+            return ()
+        return tuple(room_ahead(s, continued + 1, blocks) > continued for s, _ in chosen)
 
     def pays(self, sequences: Iterable[Sequence]) -> bool:
         """Return whether a step of these sequences, all decoding after it, is worth being followed unasked."""
@@ -53,3 +77,13 @@ class RunAheadPolicy:
         if self._hop_s is None:
             return confirmed >= _LEAST_CONFIRMATION
         return confirmed * self._hop_s >= (1 - confirmed) * self._step_s
+
+
+def _decodes(sequence: Sequence) -> bool:
+    """Whether it feeds one id without drafts. Who waits for the first token is not to wait for more."""
+    is_decode = sequence.kind is Kind.GENERATE and sequence.uncomputed == 1
+    return (
+        is_decode
+        and len(sequence.token_ids) > sequence.prompt_length
+        and not (sequence.speculates or sequence.draft_ids)
+    )

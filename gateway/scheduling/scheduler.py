@@ -1,8 +1,7 @@
 """Continuous batching: each step holds every decoding sequence, and prefill chunks as far as the budget goes.
 
-Iteration-level scheduling as in Orca (Yu et al., OSDI 2022), paged KV blocks with preemption by recomputation
-as in vLLM (Kwon et al., SOSP 2023), chunked prefill beside decodes as in Sarathi-Serve (Agrawal et al., OSDI
-2024).
+Iteration-level scheduling as in Orca (Yu et al., OSDI 2022), paged KV blocks with preemption by recomputation as in
+vLLM (Kwon et al., SOSP 2023), chunked prefill beside decodes as in Sarathi-Serve (Agrawal et al., OSDI 2024).
 
 Everything running is older than everything waiting: newcomers wait at the back, the longest waiting is
 admitted first, and the youngest running is preempted first, to the front of the queue.
@@ -119,8 +118,9 @@ class Scheduler:
             assert self.idle, "nothing planned although there is work"
             return None
         all_chosen = len(chosen) == len(self._running)
-        run_ahead = self.run_ahead.make_room(chosen, self.blocks) if all_chosen else ()
-        rows = tuple(make_row(sequence, num_ids) for sequence, num_ids in chosen)
+        continued = self.run_ahead.continue_by(chosen, self.blocks) if all_chosen and not self._waiting else 0
+        run_ahead = self.run_ahead.make_room(chosen, self.blocks, continued) if all_chosen else ()
+        rows = tuple(make_row(sequence, num_ids, continued) for sequence, num_ids in chosen)
         self._plan_out = StepPlan(
             rows=rows,
             opens=tuple(sequence for sequence, _ in chosen if not sequence.opened),

@@ -101,10 +101,12 @@ class Speculator:
             # Where the stream ended within the draft, nothing is known of what lay beyond.
             drafted = min(len(draft_ids), len(drawn)) if outcome.finished else len(draft_ids)
             accepted = sum(1 for draft_id, token_id in zip(draft_ids, drawn, strict=False) if draft_id == token_id)
-            drafter.verified(drafted, min(accepted, drafted), len(drawn))
+            # Of a continued row each token had a pass of its own.
+            for tokens in (1,) * len(drawn) if row.continued else (len(drawn),):
+                drafter.verified(drafted, min(accepted, drafted), tokens)
             drafter.ran_ahead = goes_on
         if not plan.prefill_tokens:
-            self._costs.observe(tokens, times.work_ns * 1e-9)
+            self._costs.observe(tokens, times.work_ns * 1e-9 / plan.passes)
             overhead_s = (times.plan_ns + times.wire_ns) * 1e-9
             self._overhead_s += _SMOOTHING * (min(overhead_s, 4 * self._overhead_s or overhead_s) - self._overhead_s)
 

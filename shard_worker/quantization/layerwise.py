@@ -147,6 +147,7 @@ class _Sequence:
             block_tables=np.zeros(1, dtype=np.int32),
             scored_ids_S=np.zeros(0, dtype=np.int32),
             run_ahead_R=0 * one,
+            continued_R=0 * one,
         )
         windows = {window for window in (arch.variations.windows if arch.variations else ()) if window is not None}
         self.step: StepInputs = build_inputs(rows, length, torch.float32, device, windows=windows)

@@ -6,6 +6,7 @@ the lists of all slices together hold the best of the whole vocabulary.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -66,6 +67,13 @@ class ResolvedSlice:
     processed: Tensor
     scores: Tensor
     raw: Tensor
+
+
+class Resolvable(Protocol):
+    """What Resolve may ask for."""
+
+    def resolve(self, position: int) -> ResolvedSlice:
+        """Return the slice at sampled position `position`. Raises Refused(BAD_PLAN) when there is none."""
 
 
 @dataclass(frozen=True, slots=True)

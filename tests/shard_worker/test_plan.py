@@ -61,6 +61,11 @@ def test_bad_rows_are_refused(name: str) -> None:
     assert caught.value.reason == "BAD_PLAN"
 
 
+def test_decodes_may_be_continued_up_to_the_end_of_their_tables() -> None:
+    rows = read_rows(make_plan([PlanRow(s, 4, [1], [s], 1, (), 1, 10) for s in range(2)]), BOUNDS)
+    assert rows.continued_R.tolist() == [10, 10]
+
+
 def test_the_last_position_of_everything_is_good() -> None:
     blocks = list(range(21, 40))
     row = PlanRow(2**32 - 1, 297, [0, 262, 0], blocks, 3, [262, 0, 262])

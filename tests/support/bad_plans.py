@@ -60,6 +60,16 @@ def bad_rows(bounds: Bounds) -> dict[str, Change]:
         "run ahead is huge": _u32("row_run_ahead", [big, 0]),
         "run ahead of what is not sampled": _u32("row_run_ahead", [0, 1]),
         "run ahead beyond the table": _full_row_ahead(bounds.block_size),
+        "continued lacks an entry": _u32("row_continued", [1]),
+        "continued beside what is not a decode": _u32("row_continued", [0, 1]),
+        "continued with a row of several ids": _u32("row_continued", [1, 1]),
+        "continued in different ways": _decodes([1, 2]),
+        "continued too often": _decodes([16, 16]),
+        "continued is huge": _decodes([big, big]),
+        "continued beyond the table": _decodes([12, 12]),
+        "continued within the table, run ahead beyond it": _decodes([11, 11], ahead=1),
+        "continued with drafts": _decodes([1, 1], drafts=1),
+        "continued beyond the context": _continued_at(bounds.context_length - 3, enough_blocks),
         "blocks are huge": _u32("row_blocks", [1, big]),
         "no noised record for a sampled row": _set("num_noised", 0),
         "no raw record for a scored row": _set("num_scored_raw", 0),
@@ -104,6 +114,18 @@ def _full_row_ahead(block_size: int) -> Change:
         plan.row_run_ahead = to_wire([1, 0], U32)
 
     return change
+
+
+def _decodes(continued: Sequence[int], ahead: int = 0, drafts: int = 0) -> Change:
+    """Replace the rows by two decodes with room for 11 positions more."""
+    ids = [1] * (1 + drafts)
+    rows = [PlanRow(s, 4 - drafts, ids, [s], len(ids), (), ahead, more) for s, more in enumerate(continued)]
+    return lambda plan: plan.CopyFrom(make_plan(rows, [greedy_open(0), greedy_open(1)]))
+
+
+def _continued_at(base: int, blocks: int) -> Change:
+    row = PlanRow(1, base, [1], list(range(blocks)), 1, continued=3)
+    return lambda plan: plan.CopyFrom(make_plan([row], [greedy_open(1)]))
 
 
 def _u32(name: str, values: Sequence[int]) -> Change:

@@ -93,8 +93,11 @@ class FakeRank(shard_service_pb2_grpc.ShardServiceServicer):
         sampled = from_wire(plan.row_sampled, U32, (count,), "row_sampled")
         ids = from_wire(plan.token_ids, I32, (-1,), "token_ids")
         ends = np.cumsum(lengths)
-        last = [int(ids[end - 1]) for end, wanted in zip(ends, sampled, strict=True) if wanted]
-        rows = [ids[end - n : end] for end, n, wanted in zip(ends, lengths, sampled, strict=True) if wanted]
+        rows = [ids[end - n : end].tolist() for end, n, wanted in zip(ends, lengths, sampled, strict=True) if wanted]
+        # One pass after the other, each on what the one before has answered.
+        fed = range(int.from_bytes(plan.row_continued[:4], "little") + 1)
+        rows = [[*row, *((row[-1] + 1 + at) % VOCABULARY for at in range(count))] for row in rows for count in fed]
+        last = [row[-1] for row in rows]
         logits_PV = np.zeros((len(last), VOCABULARY), np.float32)
         logits_PV[np.arange(len(last)), [(t + 1) % VOCABULARY for t in last]] = BEST_LOGIT
         logits_PV[[POISON in row for row in rows]] = np.nan

@@ -25,6 +25,7 @@ class PlanRow:
     sampled: int = 0
     scored_ids: Sequence[int] = ()
     run_ahead: int = 0
+    continued: int = 0
 
 
 def greedy_open(sequence: int) -> pb.SequenceOpen:
@@ -60,6 +61,7 @@ def make_plan(
         num_raw=num_raw,
         num_scored_raw=1,
         row_run_ahead=to_wire([row.run_ahead for row in rows], U32),
+        row_continued=to_wire([row.continued for row in rows], U32),
     )
 
 

@@ -180,7 +180,7 @@ class Usage(_message.Message):
     def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., cached_prompt_tokens: _Optional[int] = ..., preemptions: _Optional[int] = ...) -> None: ...
 
 class Timings(_message.Message):
-    __slots__ = ("tokenize_ns", "queue_ns", "prefill_ns", "decode_ns", "time_to_first_token_ns", "total_ns", "steps", "hops", "ranks")
+    __slots__ = ("tokenize_ns", "queue_ns", "prefill_ns", "decode_ns", "time_to_first_token_ns", "total_ns", "steps", "hops", "ranks", "frames")
     TOKENIZE_NS_FIELD_NUMBER: _ClassVar[int]
     QUEUE_NS_FIELD_NUMBER: _ClassVar[int]
     PREFILL_NS_FIELD_NUMBER: _ClassVar[int]
@@ -190,6 +190,7 @@ class Timings(_message.Message):
     STEPS_FIELD_NUMBER: _ClassVar[int]
     HOPS_FIELD_NUMBER: _ClassVar[int]
     RANKS_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
     tokenize_ns: int
     queue_ns: int
     prefill_ns: int
@@ -199,7 +200,8 @@ class Timings(_message.Message):
     steps: int
     hops: StepTimings
     ranks: _containers.RepeatedCompositeFieldContainer[RankTimings]
-    def __init__(self, tokenize_ns: _Optional[int] = ..., queue_ns: _Optional[int] = ..., prefill_ns: _Optional[int] = ..., decode_ns: _Optional[int] = ..., time_to_first_token_ns: _Optional[int] = ..., total_ns: _Optional[int] = ..., steps: _Optional[int] = ..., hops: _Optional[_Union[StepTimings, _Mapping]] = ..., ranks: _Optional[_Iterable[_Union[RankTimings, _Mapping]]] = ...) -> None: ...
+    frames: int
+    def __init__(self, tokenize_ns: _Optional[int] = ..., queue_ns: _Optional[int] = ..., prefill_ns: _Optional[int] = ..., decode_ns: _Optional[int] = ..., time_to_first_token_ns: _Optional[int] = ..., total_ns: _Optional[int] = ..., steps: _Optional[int] = ..., hops: _Optional[_Union[StepTimings, _Mapping]] = ..., ranks: _Optional[_Iterable[_Union[RankTimings, _Mapping]]] = ..., frames: _Optional[int] = ...) -> None: ...
 
 class StepTimings(_message.Message):
     __slots__ = ("plan_ns", "round_trip_ns", "wire_ns", "decide_ns")

@@ -11,7 +11,8 @@ from gateway.scheduling.plan import Outcome, Row, StepPlan
 from gateway.scheduling.sequence import Kind, Sequence
 
 VOCABULARY = 3
-MAX_AHEAD = 5
+MISSES = 5  # one in so many tokens that the ranks feed by themselves is not the one drawn
+MAX_AHEAD = 5  # drafts, or continued positions and one that is run ahead
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,10 @@ class FakeRanks:
             chains, poisoned = self._run_row(row)
             if row.sampled:
                 tokens.append([next_token(chain) for chain in chains[-row.sampled :]])
+            if row.continued:
+                more, now_poisoned = self._continue(row, tokens[-1][0])
+                tokens[-1] += more
+                poisoned = poisoned or now_poisoned
             if poisoned and (row.sampled or row.scored):
                 unsound.add(row.sequence)
         for row, goes_on in zip(plan.rows, plan.run_ahead, strict=False):
@@ -76,10 +81,32 @@ class FakeRanks:
                 self._run_ahead(row)
         return tokens, unsound
 
+    def _continue(self, row: Row, token: int) -> tuple[list[int], bool]:
+        """Return the tokens that the gateway draws behind the first, and whether one of those is not finite.
+
+        Now and then the ranks feed another token than it drew: from there on they write what no row may ever read.
+        """
+        sequence, ids = row.sequence, row.sequence.token_ids[:]
+        assert (row.sampled, len(row.token_ids)) == (1, 1) and len(ids) + row.continued < sequence.max_length
+        tokens: list[int] = []
+        is_live, poisoned = True, False
+        for position in range(len(ids), len(ids) + row.continued):
+            ids.append(token)
+            chain = chain_of(sequence.tenant, ids)[-1]
+            is_live = is_live and chain % MISSES != 0
+            poisoned = poisoned or (is_live and position >= self.poisons.get(sequence, position + 1))
+            cell = Cell(chain, sequence if poisoned else None) if is_live else Cell(hash("dead"), None)
+            self.cells[row.block_table[position // self.block_size], position % self.block_size] = cell
+            if is_live:
+                token = next_token(chain)
+                tokens.append(token)
+        return tokens, poisoned
+
     def _run_ahead(self, row: Row) -> None:
         """Write what no row may ever read, as a rank does whose guess is wrong."""
         sequence, stop = row.sequence, row.base_length + len(row.token_ids)
-        assert row.sampled == 1 and stop < sequence.max_length
+        assert row.sampled == 1 and stop + row.continued < sequence.max_length
+        stop += row.continued
         self.cells[row.block_table[stop // self.block_size], stop % self.block_size] = Cell(hash("dead"), None)
 
     def _check_writes(self, plan: StepPlan) -> None:
@@ -119,6 +146,7 @@ def decide(plan: StepPlan, tokens: list[list[int]], finished: set[Sequence]) -> 
     outcomes = []
     for row, drawn in zip((row for row in plan.rows if row.sampled), tokens, strict=True):
         accepted = next((at for at, draft in enumerate(row.draft_ids) if draft != drawn[at]), len(row.draft_ids))
+        accepted = len(drawn) - 1 if row.continued else accepted
         is_full = len(row.sequence.token_ids) + accepted + 1 == row.sequence.max_length
         outcomes.append(Outcome(tuple(drawn[: accepted + 1]), row.sequence in finished or is_full))
     return outcomes

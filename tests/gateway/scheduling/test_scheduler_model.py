@@ -12,6 +12,7 @@ from gateway.scheduling.admission import BatchLimits
 from gateway.scheduling.block_pool import BlockPool
 from gateway.scheduling.plan import StepPlan
 from gateway.scheduling.prefill_pacer import PrefillPacer
+from gateway.scheduling.run_ahead import RunAheadPolicy
 from gateway.scheduling.scheduler import Scheduler
 from gateway.scheduling.sequence import Kind, Sequence, State
 from tests.gateway.scheduling.fake_ranks import MAX_AHEAD, VOCABULARY, FakeRanks, decide, drafts, expected_ids
@@ -40,6 +41,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         chunk=st.integers(1, 8),
         prefix_reuse=st.sampled_from([True, True, True, False]),
         scheduler=st.sampled_from([Scheduler, EagerScheduler]),
+        max_tokens_per_frame=st.integers(1, MAX_AHEAD),
     )
     def start(
         self,
@@ -50,11 +52,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         chunk: int,
         prefix_reuse: bool,
         scheduler: type[Scheduler],
+        max_tokens_per_frame: int,
     ) -> None:
         self.limits = BatchLimits(max_running, max_running + spare_tokens, chunk, 8, 80)
         self.pacer = PrefillPacer(2.0, self.limits.max_step_tokens)
         pool = BlockPool(num_blocks, block_size)
-        self.scheduler = scheduler(pool, self.pacer, self.limits, prefix_reuse)
+        run_ahead = RunAheadPolicy(max_tokens_per_frame=max_tokens_per_frame)
+        self.scheduler = scheduler(pool, self.pacer, self.limits, prefix_reuse, run_ahead)
         self.ranks = FakeRanks(block_size)
         self.plan: StepPlan | None = None
         self.alive: list[Sequence] = []
@@ -195,6 +199,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert self.plan is not None
         tokens, unsound = self.ranks.run(self.plan)
         self.pacer.observe(self.plan.decode_tokens, self.plan.prefill_tokens, duration_s)
+        self.scheduler.run_ahead.observe(hop_s=0.002, step_s=0.001)
         for sequence in unsound & set(self.alive):
             self.scheduler.fail(sequence)
             self.alive.remove(sequence)

@@ -77,7 +77,7 @@ class Frame(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., step: _Optional[int] = ..., plan_hash: _Optional[int] = ..., plan: _Optional[bytes] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("opens", "closes", "row_sequences", "row_base_lengths", "row_lengths", "row_sampled", "row_scored", "token_ids", "row_blocks", "block_tables", "scored_ids", "num_noised", "num_top", "num_raw", "num_scored_raw", "row_run_ahead")
+    __slots__ = ("opens", "closes", "row_sequences", "row_base_lengths", "row_lengths", "row_sampled", "row_scored", "token_ids", "row_blocks", "block_tables", "scored_ids", "num_noised", "num_top", "num_raw", "num_scored_raw", "row_run_ahead", "row_continued")
     OPENS_FIELD_NUMBER: _ClassVar[int]
     CLOSES_FIELD_NUMBER: _ClassVar[int]
     ROW_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
@@ -94,6 +94,7 @@ class Plan(_message.Message):
     NUM_RAW_FIELD_NUMBER: _ClassVar[int]
     NUM_SCORED_RAW_FIELD_NUMBER: _ClassVar[int]
     ROW_RUN_AHEAD_FIELD_NUMBER: _ClassVar[int]
+    ROW_CONTINUED_FIELD_NUMBER: _ClassVar[int]
     opens: _containers.RepeatedCompositeFieldContainer[SequenceOpen]
     closes: bytes
     row_sequences: bytes
@@ -110,7 +111,8 @@ class Plan(_message.Message):
     num_raw: int
     num_scored_raw: int
     row_run_ahead: bytes
-    def __init__(self, opens: _Optional[_Iterable[_Union[SequenceOpen, _Mapping]]] = ..., closes: _Optional[bytes] = ..., row_sequences: _Optional[bytes] = ..., row_base_lengths: _Optional[bytes] = ..., row_lengths: _Optional[bytes] = ..., row_sampled: _Optional[bytes] = ..., row_scored: _Optional[bytes] = ..., token_ids: _Optional[bytes] = ..., row_blocks: _Optional[bytes] = ..., block_tables: _Optional[bytes] = ..., scored_ids: _Optional[bytes] = ..., num_noised: _Optional[int] = ..., num_top: _Optional[int] = ..., num_raw: _Optional[int] = ..., num_scored_raw: _Optional[int] = ..., row_run_ahead: _Optional[bytes] = ...) -> None: ...
+    row_continued: bytes
+    def __init__(self, opens: _Optional[_Iterable[_Union[SequenceOpen, _Mapping]]] = ..., closes: _Optional[bytes] = ..., row_sequences: _Optional[bytes] = ..., row_base_lengths: _Optional[bytes] = ..., row_lengths: _Optional[bytes] = ..., row_sampled: _Optional[bytes] = ..., row_scored: _Optional[bytes] = ..., token_ids: _Optional[bytes] = ..., row_blocks: _Optional[bytes] = ..., block_tables: _Optional[bytes] = ..., scored_ids: _Optional[bytes] = ..., num_noised: _Optional[int] = ..., num_top: _Optional[int] = ..., num_raw: _Optional[int] = ..., num_scored_raw: _Optional[int] = ..., row_run_ahead: _Optional[bytes] = ..., row_continued: _Optional[bytes] = ...) -> None: ...
 
 class SequenceOpen(_message.Message):
     __slots__ = ("sequence", "seed", "temperature", "repetition_penalty", "presence_penalty", "frequency_penalty", "bias_ids", "bias_values", "prompt_length", "history")
