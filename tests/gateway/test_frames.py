@@ -22,8 +22,8 @@ def sequence_of(ids: list[int], number: int, blocks: list[int], computed: int = 
     return sequence
 
 
-def encoded(*sequences: Sequence, num_ids: list[int], closes: tuple[int, ...] = ()) -> pb.Plan:
-    rows = tuple(make_row(sequence, count) for sequence, count in zip(sequences, num_ids, strict=True))
+def encoded(*sequences: Sequence, num_ids: list[int], closes: tuple[int, ...] = (), continued: int = 0) -> pb.Plan:
+    rows = tuple(make_row(sequence, count, continued) for sequence, count in zip(sequences, num_ids, strict=True))
     opens = tuple(sequence for sequence in sequences if not sequence.opened)
     plan = StepPlan(rows, opens, closes, decode_tokens=0, prefill_tokens=sum(num_ids))
     return pb.Plan.FromString(encode_plan(plan, LENGTHS))
@@ -55,6 +55,12 @@ def test_rows() -> None:
     assert u32(plan.closes) == [1, 2]
     assert (plan.num_noised, plan.num_top, plan.num_raw, plan.num_scored_raw) == (8, 5, 6, 2)
     assert [opened.sequence for opened in plan.opens] == [11, (1 << 32) - 1]
+
+
+def test_continued_rows() -> None:
+    rows = [sequence_of([1, 2], number, [number], computed=1, params=PARAMS) for number in (3, 4)]
+    assert u32(encoded(*rows, num_ids=[1, 1], continued=3).row_continued) == [3, 3]
+    assert encoded(*rows, num_ids=[1, 1]).row_continued == b""
 
 
 def test_a_sequence_is_opened_with_its_parameters() -> None:

@@ -19,9 +19,11 @@ def test_steps_add_up_per_rank() -> None:
     waterfall = Waterfall()
     for factor in (1, 2):
         ranks = tuple(RankTimes(*(factor * value for value in values)) for values in ((1, 20, 3, 4), (2, 30, 1, 5)))
-        waterfall.add_step(StepTimes(plan_ns=7 * factor, round_trip_ns=50 * factor, ranks=ranks), 9 * factor)
+        waterfall.add_step(
+            StepTimes(plan_ns=7 * factor, round_trip_ns=50 * factor, ranks=ranks), 9 * factor, 5 - 2 * factor
+        )
     timings = waterfall.timings()
-    assert timings.steps == 2
+    assert (timings.steps, timings.frames) == (4, 2)
     hops = timings.hops
     assert (hops.plan_ns, hops.round_trip_ns, hops.wire_ns, hops.decide_ns) == (21, 150, 36, 27)
     assert [(r.queue_ns, r.compute_ns, r.collective_ns, r.encode_ns) for r in timings.ranks] == [

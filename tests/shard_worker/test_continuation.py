@@ -71,7 +71,8 @@ def _record(result: pb.StepResult, position: int) -> bytes:
     lists = (result.noised_ids, result.noised_scores, result.noised_processed, result.noised_raw)
     parts = [from_wire(data, U32, (-1, WIDTH), "list")[position] for data in lists]
     parts += [from_wire(data, U32, (-1, 1), "sum")[position] for data in (result.processed_lse, result.raw_lse)]
-    return np.concatenate(parts).tobytes()
+    record: bytes = np.concatenate(parts).tobytes()
+    return record
 
 
 def one_at_a_time(ranks: LocalRanks, steps: int) -> Streams:

@@ -107,6 +107,18 @@ def test_preemption(embedded_model: Path, reference: Answers) -> None:
 
 
 @pytest.mark.parametrize("tp", [1, 2])
+@pytest.mark.parametrize("tokens", [1, 4])
+def test_tokens_of_a_frame(embedded_model: Path, reference: Answers, tp: int, tokens: int) -> None:
+    """All other clusters here draw as many as they find useful."""
+    with cluster_of(embedded_model, tp=tp, gateway=(f"max_tokens_per_frame={tokens}", "max_frame_ms=1e5")) as cluster:
+        alone = [generate(cluster.stub, request) for request in asked()]
+        again = among_others(cluster)
+    assert_same(alone, reference)
+    assert_same(again, reference)
+    assert tokens > 1 or all(answer.finished.timings.frames == answer.finished.timings.steps for answer in alone)
+
+
+@pytest.mark.parametrize("tp", [1, 2])
 def test_ranks_that_wait_for_every_frame(embedded_model: Path, reference: Answers, tp: int) -> None:
     """All other clusters here run ahead."""
     with cluster_of(embedded_model, tp=tp, gateway="run_ahead=off") as cluster:

@@ -98,9 +98,9 @@ def assert_unavailable(gateway: GatewayProcess) -> None:
     assert gateway.client.stub.Tokenize(pb.TokenizeRequest(text="abc"), timeout=5).token_ids
 
 
-@pytest.mark.parametrize("tp", [1, 2])
-def test_streams_go_on_when_killed_ranks_come_back(tiny_model: TinyModel, tp: int) -> None:
-    with scene(tiny_model, tp) as there:
+@pytest.mark.parametrize(("tp", "tokens"), [(1, 1), (1, 4), (2, 4)])
+def test_streams_go_on_when_killed_ranks_come_back(tiny_model: TinyModel, tp: int, tokens: int) -> None:
+    with scene(tiny_model, tp, max_tokens_per_frame=tokens, max_frame_ms=1e5) as there:
         gateway = there.gateway
         assert not gateway.serving
         assert_unavailable(gateway)
@@ -119,6 +119,8 @@ def test_streams_go_on_when_killed_ranks_come_back(tiny_model: TinyModel, tp: in
             assert (answer.ids, answer.text) == (undisturbed.ids, undisturbed.text)
             assert answer.finished.reason == undisturbed.finished.reason
             assert max(answer.gaps_s) > PAUSE_S, "the stream was not disturbed"
+        timings = answers[0].finished.timings
+        assert (timings.frames < timings.steps) == (tokens > 1)
         again = generate_all(gateway.client.stub, REQUESTS)
         assert [answer.ids for answer in again] == [answer.ids for answer in expected]
 
