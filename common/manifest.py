@@ -84,9 +84,9 @@ class Variations(_Section):
     """Everything in which a decoder may differ from plain Llama, all of it stated.
 
     `windows` has one entry a layer: how many positions a token sees, itself included, or None for all. Layers with a
-    window rotate by `local_rope` where it is given. `rotary_dim` dimensions of a head, the first ones, are rotated; where
-    it is 0, `rope` is of no use. `output_norms` norms what attention and feed-forward give before it is added to the
-    residual. A soft cap c makes x to c tanh(x / c).
+    window rotate by `local_rope` where it is given. `rotary_dim` dimensions of a head, the first ones, are rotated;
+    where it is 0, `rope` is of no use. `output_norms` norms what attention and feed-forward give before it is added to
+    the residual. A soft cap c makes x to c tanh(x / c).
 
     Below `experts` all is left out that is Llama's, as in checkpoints that are older. `layer_norms` subtract the mean
     (Ba et al. 2016) and have no bias. `qkv_clip` limits queries, keys and values before they are rotated. `logit_scale`
