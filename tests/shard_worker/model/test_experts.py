@@ -93,11 +93,11 @@ def test_rank_0_decides_for_all() -> None:
     assert not second.said[0].any()
 
 
-class BytesRead(TorchDispatchMode):
+class BytesRead(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Which of these tensors any operation is given while the mode is on, and how many bytes they have."""
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._sizes = {tensor.untyped_storage().data_ptr(): tensor.nbytes for tensor in tensors}
         self._read: set[int] = set()
 
