@@ -30,6 +30,7 @@ HARMLESS_KEYS = frozenset(
         "initializer_range",
         "is_llama_config",
         "label2id",
+        "max_sequence_length",
         "output_attentions",
         "output_hidden_states",
         "pad_token_id",

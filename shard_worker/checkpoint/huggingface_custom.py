@@ -10,6 +10,8 @@ from shard_worker.checkpoint.huggingface_base import AutoMap, HuggingFaceConfig
 from shard_worker.checkpoint.huggingface_names import BAICHUAN2_NAMES, BAICHUAN_NAMES, GROK_NAMES, HubNames
 from shard_worker.checkpoint.huggingface_rope import RopeType
 
+BAICHUAN2_VOCABULARY = 125_696
+
 
 class _CustomConfig(HuggingFaceConfig):
     rope_types: ClassVar[tuple[RopeType, ...]] = ("default",)
@@ -76,6 +78,10 @@ class BaichuanConfig(_CustomConfig):
 
     def variations(self) -> Variations | None:
         """Return the linear biases of 13B; 7B is plain Llama."""
+        if self.z_loss_weight is None and self.vocab_size == BAICHUAN2_VOCABULARY:
+            raise CheckpointError(
+                "config.json has Baichuan 2's vocab_size, but z_loss_weight, which marks it, is missing"
+            )
         if self.max_position_embeddings is not None:
             return None
         if self.model_max_length is None:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import AliasPath, Field, model_validator
 
 from common.manifest import Variations
-from shard_worker.checkpoint.huggingface_base import HARMLESS_KEYS, HuggingFaceConfig
+from shard_worker.checkpoint.huggingface_base import HARMLESS_KEYS, AutoMap, HuggingFaceConfig
 from shard_worker.checkpoint.huggingface_names import DBRX_NAMES, MIXTRAL_NAMES, HubNames
 from shard_worker.checkpoint.huggingface_rope import Section
 
@@ -106,6 +106,7 @@ class DbrxConfig(HuggingFaceConfig):
     tie_word_embeddings: Literal[False] = False
     attn_config: DbrxAttention
     ffn_config: DbrxFeedForward
+    auto_map: AutoMap = Field(default_factory=dict)
     emb_pdrop: float = 0.0  # this one and the next three are of training
     resid_pdrop: float = 0.0
     output_router_logits: bool = False

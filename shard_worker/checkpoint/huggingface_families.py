@@ -175,6 +175,13 @@ class Gemma2Config(_LaterGemmaConfig):
     model_type: Literal["gemma2"]  # type: ignore[assignment]
     final_logit_softcapping: float | None = 30.0
     attn_logit_softcapping: float | None = 50.0
+    sliding_window_size: int | None = None  # the window again, in some of the hub's files
+
+    @model_validator(mode="after")
+    def _has_one_window(self) -> "Gemma2Config":
+        if self.sliding_window_size not in (None, self.sliding_window):
+            raise ValueError(f"sliding_window_size {self.sliding_window_size}, sliding_window {self.sliding_window}")
+        return self
 
     def gemma_variations(self) -> dict[str, Any]:
         """Add the caps."""

@@ -9,17 +9,8 @@ import pytest
 from common.errors import CheckpointError
 from shard_worker.checkpoint.huggingface_config import read_config
 from shard_worker.checkpoint.huggingface_families import FAMILIES
+from tests.support.hub_configs import SHAPE
 
-SHAPE: dict[str, Any] = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 100,
-    "max_position_embeddings": 512,
-    "rms_norm_eps": 1e-5,
-}
 OF_GROK = {
     "attn_output_multiplier": 0.1,
     "max_attn_value": 30.0,
