@@ -129,7 +129,8 @@ FAMILIES = {
     "llama, dynamic rope": llama(rope_parameters={"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}),
     "llama, yarn": llama(rope_parameters=YARN),
     "llama, yarn with all keys": llama(
-        rope_parameters=YARN | {"beta_fast": 16.0, "beta_slow": 2.0, "attention_factor": 1.1}
+        rope_parameters=YARN
+        | {"beta_fast": 4.0, "beta_slow": 0.25, "attention_factor": 1.1, "original_max_position_embeddings": 512}
     ),
     "qwen2": TinyFamily(Qwen2Config, Qwen2ForCausalLM, {"hidden_size": 48}),
     "qwen2 tied, 5 KV heads": TinyFamily(

@@ -76,6 +76,18 @@ def test_one_token_reads_its_own_experts_only() -> None:
 
 
 @torch.inference_mode()
+def test_weights_may_be_left_without_a_sum_of_1() -> None:
+    """Grok-1's: with norms of outputs, which forgive a factor, no logits would tell."""
+    x_NM = torch.randn(4, WIDTH, generator=torch.Generator().manual_seed(3))
+    module = experts(RankGroup(0, 1, epoch=1))
+    shares_N = torch.softmax(module.router(x_NM), dim=-1).topk(PER_TOKEN).values.sum(dim=-1)
+    normalized_NM = module(x_NM)
+    module.normalized = False
+    torch.testing.assert_close(module(x_NM), normalized_NM * shares_N[:, None])
+    assert float(shares_N.max()) < 0.99
+
+
+@torch.inference_mode()
 def test_a_long_step_reads_each_expert_once() -> None:
     x_NM = torch.randn(64, WIDTH, generator=torch.Generator().manual_seed(3))
     tokens = chosen_by(experts(RankGroup(0, 1, epoch=1)), x_NM)
