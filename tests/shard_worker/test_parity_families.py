@@ -36,7 +36,10 @@ def test_all_ranks_together_are_transformers(model: TinyFamilyModel, tp: int) ->
         assert_matches(answer, reference_logits(model.reference, answer.known).numpy(), 1e-3)
 
 
-@pytest.mark.parametrize("name", ["qwen2", "qwen2 with late windows", "qwen3", "mistral v0.1", "phi3 128k"])
+@pytest.mark.parametrize(
+    "name",
+    ["qwen2", "qwen2 with late windows", "qwen3", "mistral v0.1", "phi3 128k", "llama, yarn", "baichuan2 7B"],
+)
 @pytest.mark.parametrize("tp", [1, 3])
 def test_native_code_computes_what_it_takes(tmp_path: Path, name: str, tp: int) -> None:
     model = make_family(tmp_path, name)

@@ -1,6 +1,7 @@
 """The config.json files of well-known models, as they are on the hub: each is understood, and to what it comes."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from common.errors import CheckpointError
 from common.manifest import Architecture
 from shard_worker.checkpoint.huggingface_config import read_config
 from shard_worker.checkpoint.huggingface_families import FAMILIES
-from shard_worker.checkpoint.layout import weight_shapes
+from shard_worker.checkpoint.layout import expected_tensors
 from tests.support.hub_configs import HUB_CONFIGS
 
 # Parameters, embeddings and head included, to a tenth of a billion; head size; context; rope base.
@@ -47,9 +48,7 @@ def architecture(folder: Path, fields: dict[str, Any]) -> Architecture:
 @pytest.mark.parametrize("name", HUB_CONFIGS)
 def test_it_is_understood(tmp_path: Path, name: str) -> None:
     found = architecture(tmp_path, HUB_CONFIGS[name] | {"transformers_version": "4.40.0", "torch_dtype": "bfloat16"})
-    parameters = 0
-    for shape in weight_shapes(found).values():
-        parameters += shape[0] * (shape[1] if len(shape) == 2 else 1)
+    parameters = sum(math.prod(spec.shape) for spec in expected_tensors(found, "bfloat16").values())
     facts = (round(parameters / 1e9, 1), found.head_dim, found.context_length, found.rope.theta)
     assert facts == FACTS[name]
 

@@ -58,7 +58,6 @@ CHANGES_THE_MATHS: dict[str, Any] = {
     "num_nextn_predict_layers": 1,
     "parallel_attn": True,
     "position_embedding_type": "alibi",
-    "quantization_config": {"bits": 4},
     "residual_multiplier": 0.2,
     "rope_interleaved": True,
     "rope_scaling": {"type": "su2", "factor": 2.0},
