@@ -146,7 +146,7 @@ FAMILIES = {
     "qwen3": TinyFamily(Qwen3Config, Qwen3ForCausalLM, {"rope_parameters": {"rope_theta": 1e6}}),
     "qwen3, 1 KV head": TinyFamily(Qwen3Config, Qwen3ForCausalLM, {"num_key_value_heads": 1, "head_dim": 12}),
     "mistral v0.1": TinyFamily(MistralConfig, MistralForCausalLM, {"sliding_window": 16}),
-    "mistral v0.3": TinyFamily(
+    "mistral v0.2, v0.3": TinyFamily(
         MistralConfig, MistralForCausalLM, {"sliding_window": None, "rope_parameters": {"rope_theta": 1e6}}
     ),
     "phi3 4k": TinyFamily(Phi3Config, Phi3ForCausalLM, {"hidden_size": 48, "sliding_window": 24}),
