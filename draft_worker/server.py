@@ -8,7 +8,9 @@ import sys
 from common.health import HealthBoard
 from common.listening import failure, worker_server
 from common.process import run_until_signalled
+from common.telemetry.metrics_export import exported, is_read
 from draft_worker.load import load_proposer
+from draft_worker.metrics import DraftMetrics
 from draft_worker.service import DraftService
 from draft_worker.settings import DraftSettings
 from tandem.draft.v1 import draft_service_pb2 as pb
@@ -25,19 +27,22 @@ async def serve(settings: DraftSettings) -> None:
     """
     failed, fail = failure()
     server, health = worker_server(settings.listen, SERVICE_NAME)
-    service = DraftService(settings.max_requests, settings.max_count, on_failure=fail)
+    metrics, listen = DraftMetrics(), settings.metrics_listen
+    told = metrics if is_read(listen, os.environ) else None
+    service = DraftService(settings.max_requests, settings.max_count, fail, told)
     draft_service_pb2_grpc.add_DraftServiceServicer_to_server(service, server)
-    await server.start()
-    loading = asyncio.create_task(_load(service, settings, health))
-    try:
-        await run_until_signalled(
-            server, health, drain=service.drain, drain_budget_s=settings.drain_budget_s, failed=failed
-        )
-    finally:
-        loading.cancel()
-        if not service.close():
-            log.warning("the drafting thread does not answer: ending without it")
-            os._exit(int(sys.exception() is not None))
+    with exported(metrics.registry, listen, "tandem-draft", os.environ):
+        await server.start()
+        loading = asyncio.create_task(_load(service, settings, health))
+        try:
+            await run_until_signalled(
+                server, health, drain=service.drain, drain_budget_s=settings.drain_budget_s, failed=failed
+            )
+        finally:
+            loading.cancel()
+            if not service.close():
+                log.warning("the drafting thread does not answer: ending without it")
+                os._exit(int(sys.exception() is not None))
 
 
 async def _load(service: DraftService, settings: DraftSettings, health: HealthBoard) -> None:

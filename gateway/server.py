@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+from contextlib import AbstractContextManager, nullcontext
 
 import grpc
 from grpc_reflection.v1alpha import reflection
@@ -11,7 +13,10 @@ from common.errors import SettingsError
 from common.health import HEALTH_SERVICE, HealthBoard
 from common.manifest import read_manifest
 from common.process import run_until_signalled
+from common.telemetry.metrics_export import exported, is_read
 from gateway.limits import ModelLimits
+from gateway.metrics.gateway_metrics import GatewayMetrics
+from gateway.metrics.state_metrics import BandwidthMetrics, SpeculationMetrics, StateMetrics
 from gateway.prompts import PromptReader
 from gateway.registration import SERVICE, register
 from gateway.service import InferenceService
@@ -42,8 +47,11 @@ async def serve(settings: GatewaySettings) -> None:
     health = HealthBoard([SERVICE.full_name])
     health.add_to(server)
     target = TargetIdentity(manifest.tokenizer.sha256, arch.vocabulary_size, checkpoint_hash)
-    loop = StepLoop(settings, checkpoint_hash, health, _speculator(settings, target))
-    register(InferenceService(loop, prompts, model, manifest, checkpoint_hash), server, settings.write_timeout_s)
+    speculator = _speculator(settings, target)
+    metrics = GatewayMetrics(manifest.name) if is_read(settings.metrics_listen, os.environ) else None
+    loop = StepLoop(settings, checkpoint_hash, health, speculator, metrics)
+    service = InferenceService(loop, prompts, model, manifest, checkpoint_hash)
+    register(service, server, settings.write_timeout_s, metrics.calls if metrics is not None else None)
     if settings.reflection:
         names = (SERVICE.full_name, HEALTH_SERVICE, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
@@ -51,18 +59,33 @@ async def serve(settings: GatewaySettings) -> None:
         port = server.add_insecure_port(settings.listen)
     except RuntimeError as error:
         raise SettingsError(f"cannot listen on {settings.listen}: {error}") from error
-    await prompts.start()
-    await server.start()
-    log.info("listening on port %d for %s", port, manifest.name)
-    running = asyncio.create_task(loop.run())
-    try:
-        await run_until_signalled(
-            server, health, drain=loop.drain, drain_budget_s=settings.drain_budget_s, failed=running
-        )
-    finally:
-        running.cancel()
-        await asyncio.wait([running])
-        await prompts.close()
+    with _exported(metrics, settings, loop, speculator):
+        await prompts.start()
+        await server.start()
+        log.info("listening on port %d for %s", port, manifest.name)
+        running = asyncio.create_task(loop.run())
+        try:
+            await run_until_signalled(
+                server, health, drain=loop.drain, drain_budget_s=settings.drain_budget_s, failed=running
+            )
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+            await prompts.close()
+
+
+def _exported(
+    metrics: GatewayMetrics | None, settings: GatewaySettings, loop: StepLoop, speculator: Speculator | None
+) -> AbstractContextManager[None]:
+    """Return the context in which metrics are read, with what is read off the parts of this gateway."""
+    if metrics is None:
+        return nullcontext()
+    registry = metrics.registry
+    StateMetrics(registry, loop)
+    BandwidthMetrics(registry, loop, metrics.steps, settings.model)
+    if speculator is not None:
+        SpeculationMetrics(registry, speculator, metrics.steps)
+    return exported(registry, settings.metrics_listen, "tandem-gateway", os.environ)
 
 
 def _speculator(settings: GatewaySettings, target: TargetIdentity) -> Speculator | None:

@@ -11,6 +11,7 @@ from common.health import HealthBoard
 from gateway.decision import Decision, Job
 from gateway.frames import encode_plan
 from gateway.generation import Generation
+from gateway.metrics.gateway_metrics import GatewayMetrics
 from gateway.scheduling.admission import BatchLimits
 from gateway.scheduling.block_pool import BlockPool
 from gateway.scheduling.plan import StepPlan
@@ -41,12 +42,15 @@ class StepLoop:
         checkpoint_hash: str,
         health: HealthBoard,
         speculator: Speculator | None = None,
+        metrics: GatewayMetrics | None = None,
     ) -> None:
         self._settings = settings
         self._checkpoint_hash = checkpoint_hash
         self._health = health
         self._speculator = speculator
-        self._scheduler: Scheduler | None = None
+        self._metrics = metrics
+        self.losses = 0  # of rank groups
+        self.scheduler: Scheduler | None = None
         self._group: ShardGroup | None = None
         self._draining = False
         self._jobs: dict[Sequence, Job] = {}
@@ -63,6 +67,12 @@ class StepLoop:
         return self._group.info
 
     @property
+    def known_group(self) -> GroupInfo | None:
+        """The attached rank group, None while there is none."""
+        group = self._group
+        return group.info if group is not None else None
+
+    @property
     def max_draft_tokens(self) -> int:
         """Most tokens drafted for one pass; 0 where nothing drafts."""
         return self._speculator.max_draft_tokens if self._speculator is not None else 0
@@ -75,9 +85,9 @@ class StepLoop:
         """
         if self._draining:
             raise Unavailable("the gateway is shutting down")
-        if self._group is None or self._scheduler is None:
+        if self._group is None or self.scheduler is None:
             raise Unavailable("the ranks are not ready")
-        self._scheduler.add(job.sequence)
+        self.scheduler.add(job.sequence)
         job.waterfall.admitted_ns = time.perf_counter_ns()
         self._jobs[job.sequence] = job
         if self._speculator is not None and isinstance(job, Generation):
@@ -87,8 +97,10 @@ class StepLoop:
 
     def cancel(self, job: Job) -> None:
         """Forget a job, finished or not. Its blocks are free once the step that uses them is over."""
-        if self._jobs.pop(job.sequence, None) is not None and self._scheduler is not None:
-            self._scheduler.cancel(job.sequence)
+        if self._jobs.pop(job.sequence, None) is not None and self.scheduler is not None:
+            self.scheduler.cancel(job.sequence)
+            if self._metrics is not None:
+                self._metrics.requests.ended(job)
         if self._speculator is not None and isinstance(job, Generation):
             self._speculator.end(job)
         if not self._jobs:
@@ -138,20 +150,21 @@ class StepLoop:
 
     def _take(self, info: GroupInfo) -> None:
         """Fit the scheduler to a new group."""
-        if self._scheduler is None:
-            self._scheduler = self._make_scheduler(info)
+        if self.scheduler is None:
+            self.scheduler = self._make_scheduler(info)
             return
-        for misfit in self._scheduler.on_group_lost(info.num_blocks):
-            self._jobs.pop(misfit).fail(Unavailable("the ranks came back with too small a KV cache"))
+        for misfit in self.scheduler.on_group_lost(info.num_blocks):
+            self._jobs[misfit].fail(Unavailable("the ranks came back with too small a KV cache"))
 
     async def _lose_group(self) -> None:
         await self._health.set_serving(False)
+        self.losses += 1
         group, self._group = self._group, None
         assert group is not None
         await group.close()
 
     async def _serve(self, group: ShardGroup) -> None:
-        scheduler = self._scheduler
+        scheduler = self.scheduler
         assert scheduler is not None
         while True:
             if self._speculator is not None:
@@ -194,6 +207,8 @@ class StepLoop:
         scheduler.run_ahead.observe(hop_ns * 1e-9, times.work_ns * 1e-9)
         if self._speculator is not None:
             self._speculator.observe(plan, jobs, outcomes, times)
+        if self._metrics is not None:
+            self._metrics.steps.ran(plan, jobs, times, decided_ns - answered_ns)
         for job in jobs:
             if job is not None:
                 job.waterfall.add_step(times, decided_ns - answered_ns)

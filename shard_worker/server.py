@@ -9,7 +9,9 @@ from collections.abc import Callable
 from common.health import HealthBoard
 from common.listening import failure, worker_server
 from common.process import run_until_signalled
+from common.telemetry.metrics_export import exported, is_read
 from shard_worker.engine import Engine
+from shard_worker.metrics import RankMetrics
 from shard_worker.service import ShardService
 from shard_worker.settings import ShardSettings
 from tandem.shard.v1 import shard_service_pb2 as pb
@@ -26,21 +28,24 @@ async def serve(settings: ShardSettings) -> None:
     """
     failed, fail = failure()
     server, health = worker_server(settings.listen, SERVICE_NAME)
-    service = ShardService(on_failure=fail)
+    metrics = RankMetrics(settings.rank)
+    listen = settings.metrics_listen
+    service = ShardService(fail, metrics if is_read(listen, os.environ) else None)
     shard_service_pb2_grpc.add_ShardServiceServicer_to_server(service, server)
-    await server.start()
-    log.info("rank %d of %d: loading %s", settings.rank, settings.tp, settings.model)
-    loading = asyncio.create_task(_load(service, settings, health, fail))
-    try:
-        await run_until_signalled(
-            server, health, drain=service.idle, drain_budget_s=settings.drain_budget_s, failed=failed
-        )
-    finally:
-        loading.cancel()
-        if not service.close():
-            # Only the process can end a thread that waits in a collective for ranks that are gone.
-            log.warning("the torch thread does not answer: ending without it")
-            os._exit(int(sys.exception() is not None))
+    with exported(metrics.registry, listen, "tandem-shard", os.environ):
+        await server.start()
+        log.info("rank %d of %d: loading %s", settings.rank, settings.tp, settings.model)
+        loading = asyncio.create_task(_load(service, settings, health, fail))
+        try:
+            await run_until_signalled(
+                server, health, drain=service.idle, drain_budget_s=settings.drain_budget_s, failed=failed
+            )
+        finally:
+            loading.cancel()
+            if not service.close():
+                # Only the process can end a thread that waits in a collective for ranks that are gone.
+                log.warning("the torch thread does not answer: ending without it")
+                os._exit(int(sys.exception() is not None))
 
 
 async def _load(

@@ -1,0 +1,1 @@
+"""What a running process tells of itself: traces and metrics."""
