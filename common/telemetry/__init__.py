@@ -1,1 +1,1 @@
-"""What a running process tells of itself: traces and metrics."""
+"""Traces and logs: what a process tells about the requests it served."""
