@@ -21,7 +21,11 @@ MISTAKES = [
     ("nvidia", ["draft.autoscaling.minReplicas=5"], "draft.autoscaling.minReplicas (5)"),
     ("amd", ["draft.autoscaling.metrics=[]"], "draft.autoscaling.metrics"),
     ("amd", ["draft.autoscaling.minReplicas=0"], "minReplicas 0 needs kind keda"),
-    ("nvidia", ["draft.autoscaling.triggers=[]", 'draft.autoscaling.prometheus.serverAddress=""'], "autoscaling.triggers"),
+    (
+        "nvidia",
+        ["draft.autoscaling.triggers=[]", 'draft.autoscaling.prometheus.serverAddress=""'],
+        "autoscaling.triggers",
+    ),
     ("nvidia", ["draft.autoscaling.triggers=[]"], "draft.autoscaling.minReplicas 0 with draft.autoscaling.prometheus"),
     ("nvidia", ["metrics.enabled=false"], "need metrics.enabled"),
     ("cpu", ["metrics.rules.enabled=true"], "need metrics.enabled"),
