@@ -35,7 +35,7 @@ async def counts() -> dict[tuple[str, ...], float]:
     metrics, service = Metrics(), Service()
     handler = CallMetrics(metrics).counted("Echo", service.call)
     server = grpc.aio.server()
-    methods = {"Echo": grpc.unary_unary_rpc_method_handler(handler)}
+    methods: dict[str, Any] = {"Echo": grpc.unary_unary_rpc_method_handler(handler)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Service", methods),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
