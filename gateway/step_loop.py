@@ -50,7 +50,7 @@ class StepLoop:
         self._speculator = speculator
         self._metrics = metrics
         self.losses = 0  # of rank groups
-        self.scheduler: Scheduler | None = None
+        self._scheduler: Scheduler | None = None
         self._group: ShardGroup | None = None
         self._draining = False
         self._jobs: dict[Sequence, Job] = {}
@@ -65,6 +65,11 @@ class StepLoop:
         if self._group is None:
             raise Unavailable("the ranks are not ready")
         return self._group.info
+
+    @property
+    def scheduler(self) -> Scheduler | None:
+        """What plans the steps, None before the first rank group."""
+        return self._scheduler
 
     @property
     def known_group(self) -> GroupInfo | None:
@@ -85,9 +90,9 @@ class StepLoop:
         """
         if self._draining:
             raise Unavailable("the gateway is shutting down")
-        if self._group is None or self.scheduler is None:
+        if self._group is None or self._scheduler is None:
             raise Unavailable("the ranks are not ready")
-        self.scheduler.add(job.sequence)
+        self._scheduler.add(job.sequence)
         job.waterfall.admitted_ns = time.perf_counter_ns()
         self._jobs[job.sequence] = job
         if self._speculator is not None and isinstance(job, Generation):
@@ -97,8 +102,8 @@ class StepLoop:
 
     def cancel(self, job: Job) -> None:
         """Forget a job, finished or not. Its blocks are free once the step that uses them is over."""
-        if self._jobs.pop(job.sequence, None) is not None and self.scheduler is not None:
-            self.scheduler.cancel(job.sequence)
+        if self._jobs.pop(job.sequence, None) is not None and self._scheduler is not None:
+            self._scheduler.cancel(job.sequence)
             if self._metrics is not None:
                 self._metrics.requests.ended(job)
         if self._speculator is not None and isinstance(job, Generation):
@@ -150,10 +155,10 @@ class StepLoop:
 
     def _take(self, info: GroupInfo) -> None:
         """Fit the scheduler to a new group."""
-        if self.scheduler is None:
-            self.scheduler = self._make_scheduler(info)
+        if self._scheduler is None:
+            self._scheduler = self._make_scheduler(info)
             return
-        for misfit in self.scheduler.on_group_lost(info.num_blocks):
+        for misfit in self._scheduler.on_group_lost(info.num_blocks):
             self._jobs[misfit].fail(Unavailable("the ranks came back with too small a KV cache"))
 
     async def _lose_group(self) -> None:
@@ -164,7 +169,7 @@ class StepLoop:
         await group.close()
 
     async def _serve(self, group: ShardGroup) -> None:
-        scheduler = self.scheduler
+        scheduler = self._scheduler
         assert scheduler is not None
         while True:
             if self._speculator is not None:

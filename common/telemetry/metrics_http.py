@@ -12,6 +12,8 @@ from prometheus_client.registry import Collector
 from common.errors import SettingsError
 from common.telemetry.metrics import AnyFamily, Histogram, Kind, Metrics
 
+CLIENT_TIMEOUT_S = 10.0
+
 
 class MetricsServer:
     """Answers GET on `address` from a thread of its own until it is closed."""
@@ -29,6 +31,9 @@ class MetricsServer:
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise SettingsError(f"metrics_listen {listen}: {reason}") from error
+        # A client that neither asks nor reads may not keep a thread for ever.
+        handler = self._server.RequestHandlerClass
+        self._server.RequestHandlerClass = type("Handler", (handler,), {"timeout": CLIENT_TIMEOUT_S})
         self.address = f"{host}:{self._server.server_port}"
 
     def close(self) -> None:
