@@ -25,24 +25,27 @@ async def serve(settings: DraftSettings) -> None:
 
     Raises SettingsError or CheckpointError when it cannot start, and what went wrong when drafting failed.
     """
+    metrics, listen = DraftMetrics(), settings.metrics_listen
+    with exported(metrics.registry, listen, "tandem-draft", os.environ):
+        await _serve(settings, metrics if is_read(listen, os.environ) else None)
+
+
+async def _serve(settings: DraftSettings, metrics: DraftMetrics | None) -> None:
     failed, fail = failure()
     server, health = worker_server(settings.listen, SERVICE_NAME)
-    metrics, listen = DraftMetrics(), settings.metrics_listen
-    told = metrics if is_read(listen, os.environ) else None
-    service = DraftService(settings.max_requests, settings.max_count, fail, told)
+    service = DraftService(settings.max_requests, settings.max_count, fail, metrics)
     draft_service_pb2_grpc.add_DraftServiceServicer_to_server(service, server)
-    with exported(metrics.registry, listen, "tandem-draft", os.environ):
-        await server.start()
-        loading = asyncio.create_task(_load(service, settings, health))
-        try:
-            await run_until_signalled(
-                server, health, drain=service.drain, drain_budget_s=settings.drain_budget_s, failed=failed
-            )
-        finally:
-            loading.cancel()
-            if not service.close():
-                log.warning("the drafting thread does not answer: ending without it")
-                os._exit(int(sys.exception() is not None))
+    await server.start()
+    loading = asyncio.create_task(_load(service, settings, health))
+    try:
+        await run_until_signalled(
+            server, health, drain=service.drain, drain_budget_s=settings.drain_budget_s, failed=failed
+        )
+    finally:
+        loading.cancel()
+        if not service.close():
+            log.warning("the drafting thread does not answer: ending without it")
+            os._exit(int(sys.exception() is not None))
 
 
 async def _load(service: DraftService, settings: DraftSettings, health: HealthBoard) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-from contextlib import AbstractContextManager, nullcontext
 
 import grpc
 from grpc_reflection.v1alpha import reflection
@@ -16,7 +15,7 @@ from common.process import run_until_signalled
 from common.telemetry.metrics_export import exported, is_read
 from gateway.limits import ModelLimits
 from gateway.metrics.gateway_metrics import GatewayMetrics
-from gateway.metrics.state_metrics import BandwidthMetrics, SpeculationMetrics, StateMetrics
+from gateway.metrics.state_metrics import watch
 from gateway.prompts import PromptReader
 from gateway.registration import SERVICE, register
 from gateway.service import InferenceService
@@ -34,6 +33,12 @@ async def serve(settings: GatewaySettings) -> None:
 
     Raises SettingsError or CheckpointError when it cannot start.
     """
+    metrics, listen = GatewayMetrics(read_manifest(settings.model)[0].name), settings.metrics_listen
+    with exported(metrics.registry, listen, "tandem-gateway", os.environ):
+        await _serve(settings, metrics if is_read(listen, os.environ) else None)
+
+
+async def _serve(settings: GatewaySettings, metrics: GatewayMetrics | None) -> None:
     manifest, checkpoint_hash = read_manifest(settings.model)
     arch = manifest.architecture
     model = ModelLimits(
@@ -48,10 +53,11 @@ async def serve(settings: GatewaySettings) -> None:
     health.add_to(server)
     target = TargetIdentity(manifest.tokenizer.sha256, arch.vocabulary_size, checkpoint_hash)
     speculator = _speculator(settings, target)
-    metrics = GatewayMetrics(manifest.name) if is_read(settings.metrics_listen, os.environ) else None
     loop = StepLoop(settings, checkpoint_hash, health, speculator, metrics)
     service = InferenceService(loop, prompts, model, manifest, checkpoint_hash)
     register(service, server, settings.write_timeout_s, metrics.calls if metrics is not None else None)
+    if metrics is not None:
+        watch(metrics, loop, speculator, settings.model)
     if settings.reflection:
         names = (SERVICE.full_name, HEALTH_SERVICE, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
@@ -59,33 +65,18 @@ async def serve(settings: GatewaySettings) -> None:
         port = server.add_insecure_port(settings.listen)
     except RuntimeError as error:
         raise SettingsError(f"cannot listen on {settings.listen}: {error}") from error
-    with _exported(metrics, settings, loop, speculator):
-        await prompts.start()
-        await server.start()
-        log.info("listening on port %d for %s", port, manifest.name)
-        running = asyncio.create_task(loop.run())
-        try:
-            await run_until_signalled(
-                server, health, drain=loop.drain, drain_budget_s=settings.drain_budget_s, failed=running
-            )
-        finally:
-            running.cancel()
-            await asyncio.wait([running])
-            await prompts.close()
-
-
-def _exported(
-    metrics: GatewayMetrics | None, settings: GatewaySettings, loop: StepLoop, speculator: Speculator | None
-) -> AbstractContextManager[None]:
-    """Return the context in which metrics are read, with what is read off the parts of this gateway."""
-    if metrics is None:
-        return nullcontext()
-    registry = metrics.registry
-    StateMetrics(registry, loop)
-    BandwidthMetrics(registry, loop, metrics.steps, settings.model)
-    if speculator is not None:
-        SpeculationMetrics(registry, speculator, metrics.steps)
-    return exported(registry, settings.metrics_listen, "tandem-gateway", os.environ)
+    await prompts.start()
+    await server.start()
+    log.info("listening on port %d for %s", port, manifest.name)
+    running = asyncio.create_task(loop.run())
+    try:
+        await run_until_signalled(
+            server, health, drain=loop.drain, drain_budget_s=settings.drain_budget_s, failed=running
+        )
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+        await prompts.close()
 
 
 def _speculator(settings: GatewaySettings, target: TargetIdentity) -> Speculator | None:

@@ -26,26 +26,29 @@ async def serve(settings: ShardSettings) -> None:
 
     Raises SettingsError or CheckpointError when it cannot start, and what went wrong when a step failed.
     """
+    metrics, listen = RankMetrics(settings.rank), settings.metrics_listen
+    with exported(metrics.registry, listen, "tandem-shard", os.environ):
+        await _serve(settings, metrics if is_read(listen, os.environ) else None)
+
+
+async def _serve(settings: ShardSettings, metrics: RankMetrics | None) -> None:
     failed, fail = failure()
     server, health = worker_server(settings.listen, SERVICE_NAME)
-    metrics = RankMetrics(settings.rank)
-    listen = settings.metrics_listen
-    service = ShardService(fail, metrics if is_read(listen, os.environ) else None)
+    service = ShardService(fail, metrics)
     shard_service_pb2_grpc.add_ShardServiceServicer_to_server(service, server)
-    with exported(metrics.registry, listen, "tandem-shard", os.environ):
-        await server.start()
-        log.info("rank %d of %d: loading %s", settings.rank, settings.tp, settings.model)
-        loading = asyncio.create_task(_load(service, settings, health, fail))
-        try:
-            await run_until_signalled(
-                server, health, drain=service.idle, drain_budget_s=settings.drain_budget_s, failed=failed
-            )
-        finally:
-            loading.cancel()
-            if not service.close():
-                # Only the process can end a thread that waits in a collective for ranks that are gone.
-                log.warning("the torch thread does not answer: ending without it")
-                os._exit(int(sys.exception() is not None))
+    await server.start()
+    log.info("rank %d of %d: loading %s", settings.rank, settings.tp, settings.model)
+    loading = asyncio.create_task(_load(service, settings, health, fail))
+    try:
+        await run_until_signalled(
+            server, health, drain=service.idle, drain_budget_s=settings.drain_budget_s, failed=failed
+        )
+    finally:
+        loading.cancel()
+        if not service.close():
+            # Only the process can end a thread that waits in a collective for ranks that are gone.
+            log.warning("the torch thread does not answer: ending without it")
+            os._exit(int(sys.exception() is not None))
 
 
 async def _load(

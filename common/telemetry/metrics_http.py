@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from math import inf, isinf
-from typing import Self
+from typing import Any, Self
 
 from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -32,7 +32,7 @@ class MetricsServer:
             reason = (error.strerror or str(error)).lower()
             raise SettingsError(f"metrics_listen {listen}: {reason}") from error
         # A client that neither asks nor reads may not keep a thread for ever.
-        handler = self._server.RequestHandlerClass
+        handler: Any = self._server.RequestHandlerClass
         self._server.RequestHandlerClass = type("Handler", (handler,), {"timeout": CLIENT_TIMEOUT_S})
         self.address = f"{host}:{self._server.server_port}"
 

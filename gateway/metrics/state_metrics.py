@@ -7,6 +7,7 @@ from common.commands.bench.weights import weight_bytes_per_step
 from common.errors import CheckpointError
 from common.telemetry.metrics import Counter, Metrics
 from gateway.limits import MAX_DRAFT_TOKENS
+from gateway.metrics.gateway_metrics import GatewayMetrics
 from gateway.metrics.step_metrics import StepMetrics
 from gateway.scheduling.scheduler import Scheduler
 from gateway.speculation.draft_pool import WORKER_STATES
@@ -15,6 +16,14 @@ from gateway.step_loop import StepLoop
 
 BLOCK_STATES = ("used", "cached", "free")
 SOURCES = ("worker", "ngram")
+
+
+def watch(metrics: GatewayMetrics, loop: StepLoop, speculator: Speculator | None, model: Path) -> None:
+    """Have the gateway's parts read whenever somebody asks; `model` is the folder of the checkpoint."""
+    StateMetrics(metrics.registry, loop)
+    BandwidthMetrics(metrics.registry, loop, metrics.steps, model)
+    if speculator is not None:
+        SpeculationMetrics(metrics.registry, speculator, metrics.steps)
 
 
 class StateMetrics:
