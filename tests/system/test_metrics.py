@@ -83,10 +83,6 @@ def total(values: Values, name: str, **labels: str) -> float:
     return sum(value for series, value in values.get(name, {}).items() if wanted <= set(series))
 
 
-def ended(values: Values) -> float:
-    return total(values, "tandem_request_finished_total")
-
-
 def load(watched: Watched) -> list[Answer]:
     """Put a load on the cluster: streams with and without drafts, some alike, so that prompts are found again."""
     plain = [text_request(f"prompt {number}", max_tokens=8 + number) for number in range(4)]
@@ -100,7 +96,14 @@ def load(watched: Watched) -> list[Answer]:
 def test_counts_are_what_the_clients_saw(watched: Watched) -> None:
     before = watched.values()
     answers = load(watched)
-    after = watched.settled(lambda values: ended(values) - ended(before) == len(answers))
+    tokens = [len(answer.ids) for answer in answers]
+
+    def all_told(values: Values) -> bool:
+        names = ("tandem_request_finished_total", "tandem_rpc_calls_total", "tandem_generation_tokens_total")
+        grown = [total(values, name) - total(before, name) for name in names]
+        return grown == [len(answers), len(answers), sum(tokens)]
+
+    after = watched.settled(all_told)
 
     def grown(name: str, **labels: str) -> float:
         return total(after, name, **labels) - total(before, name, **labels)
@@ -109,9 +112,7 @@ def test_counts_are_what_the_clients_saw(watched: Watched) -> None:
     reasons = [pb.FinishReason.Name(a.finished.reason).removeprefix("FINISH_REASON_").lower() for a in answers]
     for reason in set(reasons):
         assert grown("tandem_request_finished_total", reason=reason) == reasons.count(reason)
-    tokens = [len(answer.ids) for answer in answers]
     assert tokens == [answer.usage.completion_tokens for answer in answers]
-    assert grown("tandem_generation_tokens_total") == sum(tokens)
     assert grown("tandem_request_generation_tokens_sum") == sum(tokens)
     assert grown("tandem_prompt_tokens_total") == sum(answer.usage.prompt_tokens for answer in answers)
     hits = sum(answer.usage.cached_prompt_tokens for answer in answers)
@@ -137,14 +138,19 @@ def test_counts_are_what_the_clients_saw(watched: Watched) -> None:
 
 def test_ranks_and_draft_workers_tell_the_same_story(watched: Watched) -> None:
     load(watched)
-    gateway = watched.values()
-    steps = total(gateway, "tandem_step_round_trip_seconds_count")
     for rank in range(2):
-        values = watched.settled(
-            lambda v: total(v, "tandem_shard_step_duration_seconds_count") == steps, f"rank {rank}"
-        )
-        assert total(values, "tandem_shard_tokens_total", rank=str(rank)) == total(gateway, "tandem_step_tokens_sum")
-        assert total(values, "tandem_shard_ready") == 1
+
+        def agrees(values: Values) -> bool:
+            gateway = watched.values()
+            pairs = [
+                ("tandem_shard_step_duration_seconds_count", "tandem_step_round_trip_seconds_count"),
+                ("tandem_shard_tokens_total", "tandem_step_tokens_sum"),
+            ]
+            return all(total(values, own) == total(gateway, told) > 0 for own, told in pairs)
+
+        values = watched.settled(agrees, f"rank {rank}")
+        assert total(values, "tandem_shard_ready", rank=str(rank)) == 1
+    gateway = watched.values()
     draft = watched.values("draft 0")
     drafted = total(gateway, "tandem_speculation_draft_tokens_total", source="worker")
     assert total(draft, "tandem_draft_worker_proposed_tokens_total") >= drafted > 0
@@ -160,9 +166,10 @@ def test_errors_and_cancellations_are_told_apart(watched: Watched) -> None:
     next(stream)
     running = watched.settled(lambda values: total(values, "tandem_requests_running") == 1)
     assert 0 < total(running, "tandem_kv_utilization_ratio") < 1
-    assert total(running, "tandem_kv_blocks") == 1024
     stream.cancel()
-    after = watched.settled(lambda values: ended(values) > ended(before))
+    calls = "tandem_rpc_calls_total"
+    after = watched.settled(lambda values: total(values, calls) - total(before, calls) == 2)
+    assert total(after, "tandem_kv_blocks") == 1024
     for name, labels in (
         ("tandem_request_finished_total", {"reason": "cancelled"}),
         ("tandem_rpc_calls_total", {"method": "Generate", "code": "CANCELLED"}),
@@ -232,4 +239,5 @@ def test_top_shows_the_load(watched: Watched) -> None:
         busy.join()
     assert shown["tokens_per_s"] > 0 and shown["inter_token_latency"]["p50_s"] > 0
     assert [rank["rank"] for rank in shown["ranks"]] == [0, 1]
-    assert shown["draft_workers"] == {"ready": 1} and shown["groups_attached"] == 1
+    # Where the machine is slow, a worker may be resting.
+    assert sum(shown["draft_workers"].values()) == 1 and shown["groups_attached"] == 1
