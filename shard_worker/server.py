@@ -33,7 +33,7 @@ async def serve(settings: ShardSettings) -> None:
     loading = asyncio.create_task(_load(service, settings, health, fail))
     try:
         await run_until_signalled(
-            server, health, drain=service.idle, drain_budget_s=settings.drain_budget_s, failed=failed
+            server, health, drain=service.drain, drain_budget_s=settings.drain_budget_s, failed=failed
         )
     finally:
         loading.cancel()
