@@ -46,12 +46,14 @@ def make_generation(
     params: SamplingParams | None = None,
     stop_token_ids: Sequence[int] = (),
     stop_strings: Sequence[str] = (),
+    max_draft_tokens: int = 0,
 ) -> Generation:
     """Return a request that has not been submitted yet."""
     params = params or SamplingParams()
     stop = StopRules(max_new_tokens, frozenset(), frozenset(stop_token_ids), tuple(stop_strings))
     sequence = TokenSequence(tenant="", prompt_ids=prompt_ids, max_new_tokens=max_new_tokens, params=params)
-    return Generation(sequence, params, stop, StreamText(NumberTokenizer(), stop.stop_strings), Waterfall())
+    text = StreamText(NumberTokenizer(), stop.stop_strings)
+    return Generation(sequence, params, stop, text, Waterfall(), max_draft_tokens)
 
 
 @asynccontextmanager

@@ -93,8 +93,10 @@ class FakeRank(shard_service_pb2_grpc.ShardServiceServicer):
         sampled = from_wire(plan.row_sampled, U32, (count,), "row_sampled")
         ids = from_wire(plan.token_ids, I32, (-1,), "token_ids")
         ends = np.cumsum(lengths)
-        last = [int(ids[end - 1]) for end, wanted in zip(ends, sampled, strict=True) if wanted]
-        rows = [ids[end - n : end] for end, n, wanted in zip(ends, lengths, sampled, strict=True) if wanted]
+        last = [int(ids[end - n]) for end, wanted in zip(ends, sampled, strict=True) for n in range(wanted, 0, -1)]
+        rows = [
+            ids[end - n : end] for end, n, wanted in zip(ends, lengths, sampled, strict=True) for _ in range(wanted)
+        ]
         logits_PV = np.zeros((len(last), VOCABULARY), np.float32)
         logits_PV[np.arange(len(last)), [(t + 1) % VOCABULARY for t in last]] = BEST_LOGIT
         logits_PV[[POISON in row for row in rows]] = np.nan
