@@ -72,7 +72,11 @@ class FakeRank(shard_service_pb2_grpc.ShardServiceServicer):
         chain = 0
         async for request in request_iterator:
             if request.HasField("attach"):
+                if self.info.draining or (request.attach.only_if_free and self.info.held):
+                    await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "draining or held")
                 self.fences.append(request.attach.fence)
+                self.info.held = True
+                context.add_done_callback(self._let_go)
                 yield pb.RunResponse(attached=self.info)
                 continue
             frame = request.frame
@@ -86,6 +90,9 @@ class FakeRank(shard_service_pb2_grpc.ShardServiceServicer):
             if answer is None:
                 return
             yield answer
+
+    def _let_go(self, _: object) -> None:
+        self.info.held = False
 
     def _run(self, plan: pb.Plan) -> pb.StepResult:
         count = len(plan.row_sequences) // 4
