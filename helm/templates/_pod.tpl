@@ -1,6 +1,10 @@
-{{/* What every pod spec begins with. Call with (dict "root" . "gpu" true): a GPU brings its runtime class. */}}
+{{/* What every pod spec begins with. Call with (dict "root" . "gpu" true): a GPU brings its runtime class; with
+     "account" the pod holds that service account's token. */}}
 {{- define "tandem.podBase" -}}
-automountServiceAccountToken: false
+automountServiceAccountToken: {{ hasKey . "account" }}
+{{- with .account }}
+serviceAccountName: {{ . }}
+{{- end }}
 enableServiceLinks: false
 {{- with .root.Values.image.pullSecrets }}
 imagePullSecrets:

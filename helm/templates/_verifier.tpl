@@ -1,10 +1,11 @@
 {{/* The pod template of a verifier, the same in all modes.
-     Call with (dict "root" . "group" "0"); in mode lws the group is a reference to a variable, and labels lack it. */}}
+     Call with (dict "root" . "group" "0"); in mode lws the group is a reference to a variable, and labels lack it; pods
+     of groups that are all alike have none. */}}
 {{- define "tandem.verifierPod" -}}
 {{- $values := .root.Values -}}
 {{- $v := $values.verifier -}}
 {{- $selector := dict "root" .root "component" "verifier" -}}
-{{- if ne $v.mode "lws" }}{{ $_ := set $selector "group" .group }}{{ end -}}
+{{- if and (hasKey . "group") (ne $v.mode "lws") }}{{ $_ := set $selector "group" .group }}{{ end -}}
 metadata:
   labels:
     {{- include "tandem.selector" $selector | nindent 4 }}
