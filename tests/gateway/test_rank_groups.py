@@ -109,7 +109,7 @@ def test_gateways_share_groups_and_move_on_when_theirs_drains() -> None:
             await until(lambda: a.group.epoch not in epochs)
             assert generations[0].completion_tokens < 30 and health_a.serving
             await until(lambda: not leaving.info.held)
-            assert await reading == [counting(14, 30)] * 2
+            assert list(await reading) == [counting(14, 30)] * 2
             assert sum(len(rank.fences) for rank in served) == 3  # nobody else had to move
 
     asyncio.run(test())
