@@ -83,6 +83,19 @@ tolerations:
 {{- end }}
 {{- end }}
 
+{{/* A component's pods on different nodes and zones, as far as that goes. Call with (dict "root" . "component" "gateway"). */}}
+{{- define "tandem.spread" -}}
+topologySpreadConstraints:
+{{- range $key := list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
+  - maxSkew: 1
+    topologyKey: {{ $key }}
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels:
+        {{- include "tandem.selector" $ | nindent 8 }}
+{{- end }}
+{{- end }}
+
 {{/* Probes through gRPC health: "" is SERVING once work is taken, "live" while the event loop runs.
      Call with (dict "port" 50060 "startup" "" "startupMinutes" 30). */}}
 {{- define "tandem.probes" -}}

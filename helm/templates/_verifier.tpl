@@ -20,6 +20,9 @@ spec:
   {{- include "tandem.podBase" (dict "root" .root "gpu" (ne $values.accelerator "cpu")) | nindent 2 }}
   terminationGracePeriodSeconds: {{ include "tandem.graceSeconds" (dict "values" $v) }}
   {{- include "tandem.placement" (dict "values" $v "accelerator" $values.accelerator) | nindent 2 }}
+  {{- if not (hasKey . "group") }}
+  {{- include "tandem.spread" $selector | nindent 2 }}
+  {{- end }}
   {{- include "tandem.modelInit" (dict "root" .root "model" $values.model.name) | nindent 2 }}
   containers:
     - name: ranks

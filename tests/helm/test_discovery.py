@@ -116,3 +116,15 @@ def test_drafts_may_be_more_than_any_list_names() -> None:
     scaled = rendered("kubernetes")
     assert "replicas" not in find(scaled, "Deployment", "-draft")["spec"]
     assert find(scaled, "HorizontalPodAutoscaler", "-draft")["spec"]["scaleTargetRef"]["kind"] == "Deployment"
+
+
+def test_groups_and_gateways_lie_apart() -> None:
+    for name in ("-gateway", "-verifier"):
+        spec = find(rendered("kubernetes"), "Deployment", name)["spec"]
+        spreads = spec["template"]["spec"]["topologySpreadConstraints"]
+        assert [spread["topologyKey"] for spread in spreads] == [
+            "topology.kubernetes.io/zone",
+            "kubernetes.io/hostname",
+        ]
+        for spread in spreads:
+            assert spread["labelSelector"]["matchLabels"] == spec["selector"]["matchLabels"]

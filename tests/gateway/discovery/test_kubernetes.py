@@ -37,6 +37,15 @@ async def watching(api: FakeKubernetes, service: str = "drafts", port: str = "gr
         await asyncio.wait([task])
 
 
+@asynccontextmanager
+async def watching_one(api: FakeKubernetes) -> AsyncIterator[list[Endpoints]]:
+    """The same, once it has listed a first pod and watches."""
+    api.set("drafts", pods(1))
+    async with watching(api) as told:
+        await until(lambda: "watch from 101" in api.requests)
+        yield told
+
+
 def endpoint(number: int, takes_work: bool = True) -> Endpoint:
     return Endpoint(f"10.0.0.{number}:80", f"pod-{number}", takes_work)
 
@@ -76,9 +85,7 @@ def test_a_service_that_is_not_there_yet_has_no_endpoints(api: FakeKubernetes) -
 
 def test_a_watch_that_ends_goes_on_from_the_last_bookmark(api: FakeKubernetes) -> None:
     async def test() -> None:
-        api.set("drafts", pods(1))
-        async with watching(api) as told:
-            await until(lambda: "watch from 101" in api.requests)
+        async with watching_one(api) as told:
             api.bookmark()
             api.end_watches()
             await until(lambda: "watch from 102" in api.requests)
@@ -91,9 +98,7 @@ def test_a_watch_that_ends_goes_on_from_the_last_bookmark(api: FakeKubernetes) -
 
 def test_a_version_that_is_gone_is_listed_anew(api: FakeKubernetes) -> None:
     async def test() -> None:
-        api.set("drafts", pods(1))
-        async with watching(api) as told:
-            await until(lambda: "watch from 101" in api.requests)
+        async with watching_one(api) as told:
             api.is_down = True
             api.end_watches()
             api.set("drafts", pods(3))
@@ -107,9 +112,7 @@ def test_a_version_that_is_gone_is_listed_anew(api: FakeKubernetes) -> None:
 
 def test_what_was_told_holds_while_the_server_is_away(api: FakeKubernetes, caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
-        api.set("drafts", pods(1))
-        async with watching(api) as told:
-            await until(lambda: "watch from 101" in api.requests)
+        async with watching_one(api) as told:
             api.is_down = True
             api.end_watches()
             await until(lambda: "503" in caplog.text)
