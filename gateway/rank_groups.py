@@ -78,7 +78,10 @@ class FoundGroups:
                 continue
             try:
                 group = await ShardGroup.attach(
-                    rank_addresses(hosts, first.world_size), self._checkpoint_hash, self._step_timeout_s, True
+                    rank_addresses(hosts, first.world_size),
+                    self._checkpoint_hash,
+                    self._step_timeout_s,
+                    only_if_free=True,
                 )
             except TandemError as error:
                 reasons.append(str(error))

@@ -62,9 +62,13 @@ class StepLoop:
     @property
     def group(self) -> GroupInfo:
         """The attached rank group. Raises Unavailable while there is none."""
-        if self._keeper.group is None:
+        if self._group is None:
             raise Unavailable("the ranks are not ready")
-        return self._keeper.group.info
+        return self._group.info
+
+    @property
+    def _group(self) -> ShardGroup | None:
+        return self._keeper.group
 
     @property
     def max_draft_tokens(self) -> int:
@@ -79,7 +83,7 @@ class StepLoop:
         """
         if self._draining:
             raise Unavailable("the gateway is shutting down")
-        if self._keeper.group is None or self._scheduler is None:
+        if self._group is None or self._scheduler is None:
             raise Unavailable("the ranks are not ready")
         self._scheduler.add(job.sequence)
         job.waterfall.admitted_ns = time.perf_counter_ns()
@@ -121,7 +125,7 @@ class StepLoop:
                     watching.cancel()
                     await asyncio.wait([watching])
                 left = self._keeper.let_go()
-                await self._health.set_serving(self._keeper.group is not None)
+                await self._health.set_serving(self._group is not None)
                 await left.close()
         finally:
             if drafting is not None:
