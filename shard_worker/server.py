@@ -41,7 +41,7 @@ async def _serve(settings: ShardSettings, metrics: RankMetrics | None) -> None:
     loading = asyncio.create_task(_load(service, settings, health, fail))
     try:
         await run_until_signalled(
-            server, health, drain=service.idle, drain_budget_s=settings.drain_budget_s, failed=failed
+            server, health, drain=service.drain, drain_budget_s=settings.drain_budget_s, failed=failed
         )
     finally:
         loading.cancel()

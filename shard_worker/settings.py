@@ -51,4 +51,4 @@ class ShardSettings(Settings):
         description="how ranks add up: through shared memory, by torch.distributed, or (auto) the first wherever all "
         "of them run on the CPUs of one host",
     )
-    drain_budget_s: PositiveFloat = Field(default=30.0, description="time a running step gets to finish on shutdown")
+    drain_budget_s: PositiveFloat = Field(default=30.0, description="time the gateway gets to leave for another group")

@@ -173,11 +173,11 @@ class Scheduler:
         """
         self._leave(sequence, unsound=True)
 
-    def on_group_lost(self, num_blocks: int | None = None) -> list[Sequence]:
+    def on_group_lost(self, pool: BlockPool | None = None) -> list[Sequence]:
         """Begin a new epoch: nothing is computed, and the ranks know no sequence. A plan that is out is void.
 
-        `num_blocks` is the new group's number of blocks, if it differs. Returns the sequences that can never
-        fit into those; they are finished. All others wait, in order of arrival, and lose no token.
+        `pool` holds the new group's blocks, if they differ. Returns the sequences that can never fit into it; they
+        are finished. All others wait, in order of arrival, and lose no token.
         """
         self._plan_out = None
         for sequence, unsound in self._leaving.items():
@@ -190,8 +190,8 @@ class Scheduler:
         self._running.clear()
         self._closes.clear()
         self.blocks.reset()
-        if num_blocks is not None:
-            self.blocks = PrefixCache(BlockPool(num_blocks, self.blocks.pool.block_size), self.blocks.enabled)
+        if pool is not None:
+            self.blocks = PrefixCache(pool, self.blocks.enabled)
         misfits = [sequence for sequence in self._waiting if not self._fits(sequence)]
         for sequence in self._waiting:
             sequence.opened = False

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from common.draft_protocol import HASHED_IDS
 from common.errors import Refused
 from common.telemetry.metrics import STEP_BOUNDS_S, Histogram
+from gateway.discovery.endpoint import Endpoint
 from gateway.speculation.draft_link import DraftLink
 from gateway.speculation.draft_request import Ask, DraftRequest
 from gateway.speculation.draft_stream import DraftStream, TargetIdentity
@@ -72,6 +73,10 @@ class DraftPool:
             for address in dict.fromkeys(addresses)
         }
         self._links_changed.set()
+
+    def set_endpoints(self, endpoints: Iterable[Endpoint]) -> None:
+        """Have the workers among these that take work."""
+        self.set_addresses(endpoint.address for endpoint in endpoints if endpoint.takes_work)
 
     async def run(self) -> None:
         """Keep the workers attached; ends only by cancellation, and leaves nothing behind."""

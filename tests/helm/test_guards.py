@@ -18,6 +18,9 @@ MISTAKES = [
     ("cpu", ["draft.enabled=false", 'draft.autoscaling.kind="hpa"'], "draft.enabled"),
     ("cpu", ['draft.accelerator="nvidia"'], "draft.accelerator nvidia"),
     ("cpu", ["draft.replicas=5"], "draft.maxReplicas (4)"),
+    ("cpu", ["gateway.replicas=2"], "gateway.replicas 2 with discovery static"),
+    ("dns", ['verifier.rollout={"maxUnavailable": 0}'], "verifier.rollout.maxSurge"),
+    ("kubernetes", ["networkPolicy.apiServer=[]"], "networkPolicy.apiServer"),
     ("nvidia", ["draft.autoscaling.minReplicas=5"], "draft.autoscaling.minReplicas (5)"),
     ("amd", ["draft.autoscaling.metrics=[]"], "draft.autoscaling.metrics"),
     ("amd", ["draft.autoscaling.minReplicas=0"], "minReplicas 0 needs kind keda"),
@@ -42,6 +45,7 @@ TYPOS = [
     'draft.autoscaling.kind="vpa"',
     'model.token="secret"',
     'accelerator="tpu"',
+    'discovery="consul"',
     'verifier.shmSize="8GiB"',
     'verifier.resources.limits.memory="lots"',
     "pods.userId=0",
@@ -73,6 +77,7 @@ def test_the_schema_refuses_what_it_does_not_know(setting: str) -> None:
 
 def test_every_object_of_the_schema_is_closed() -> None:
     open_on_purpose = {"global", "metrics[]", "triggers[]", "clients[]", "downloadFrom[]", "scrapers[]", "valueFrom"}
+    open_on_purpose |= {"apiServer[]"}
 
     def check(name: str, node: dict[str, object]) -> None:
         properties = node.get("properties", {})
