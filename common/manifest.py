@@ -14,6 +14,8 @@ from common.errors import CheckpointError
 
 MANIFEST_FILE = "tandem.json"
 MAX_MANIFEST_BYTES = 4 << 20
+MAX_FEED_FORWARDS = 20_000
+"""Layers times experts: lists of tensors are made from these numbers before a tensor is looked at."""
 
 
 class _Section(BaseModel):
@@ -148,6 +150,9 @@ class Architecture(_Section):
 
     @model_validator(mode="after")
     def _states_a_decoder(self) -> Self:
+        experts = None if self.variations is None else self.variations.experts
+        if self.layers * (1 if experts is None else experts.count) > MAX_FEED_FORWARDS:
+            raise ValueError(f"more than {MAX_FEED_FORWARDS} feed-forward networks")
         if self.variations is None:
             if self.family != "llama":
                 raise ValueError(f"a {self.family} states its variations")
@@ -203,7 +208,7 @@ class Quantization(_Section):
     """
 
     mode: Literal["none", "int8", "int4"]
-    method: Literal["round-to-nearest", "gptq"] | None = None
+    method: Literal["round-to-nearest", "gptq", "awq", "compressed-tensors"] | None = None
     group_size: Literal[32, 64, 128, 256] | None = None
     head_group_size: PositiveInt | None = None
     embedding: Literal["none", "int8"] = "none"
@@ -217,8 +222,8 @@ class Quantization(_Section):
             raise ValueError(f"mode {self.mode} states {sorted(needed)}, not {sorted(stated)}")
         if self.mode == "none" and self.embedding != "none":
             raise ValueError("mode none leaves the embedding as it is")
-        if self.mode == "int8" and self.method == "gptq":
-            raise ValueError("method gptq is of mode int4")
+        if self.mode == "int8" and self.method != "round-to-nearest":
+            raise ValueError(f"method {self.method} is of mode int4")
         group_size, head_group_size = self.group_size or 0, self.head_group_size or 2
         if group_size % head_group_size or head_group_size % 2:
             raise ValueError("head_group_size must be even and divide group_size")

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import ValidationError
 
 from common.errors import CheckpointError
-from common.manifest import Architecture, Rope, Variations
+from common.manifest import MAX_FEED_FORWARDS, Architecture, Rope, Variations
 from shard_worker.checkpoint.huggingface_names import LLAMA_NAMES, HubNames
 from shard_worker.checkpoint.huggingface_rope import RopeParameters, RopeType, Section
 
@@ -78,11 +78,14 @@ class HuggingFaceConfig(Section):
     rope_scaling: RopeParameters | None = None
     rope_parameters: RopeParameters | None = None
     eos_token_id: int | list[int] | None = None
+    quantization_config: dict[str, Any] | None = None  # huggingface_int4 reads it
 
     def architecture(self) -> Architecture:
         """Return the architecture. Raises CheckpointError when the numbers do not make one."""
         if self.num_attention_heads < 1:
             raise CheckpointError("config.json: num_attention_heads is not positive")
+        if self.num_hidden_layers > MAX_FEED_FORWARDS:
+            raise CheckpointError(f"config.json: num_hidden_layers = {self.num_hidden_layers}")
         try:
             variations = self.variations()
             return Architecture.model_validate(
