@@ -59,5 +59,6 @@ def resolve(name_or_path: str | Path) -> Path:
             )
     raise CheckpointError(
         f"there is no checkpoint at {name} nor a model of that name in {store_folder() / 'models'}. "
-        f"Make one: `tandem download` fetches {EMBEDDED_MODEL}, `tandem convert` reads other formats."
+        f"Make one: `tandem download` fetches {EMBEDDED_MODEL} and what `tandem models` lists, `tandem convert` reads "
+        "other formats."
     )

@@ -30,6 +30,7 @@ COMMANDS = {
     "chat": LazyCommand("common.commands.chat:chat", "Talk to a running gateway, turn by turn."),
     "perplexity": LazyCommand("common.commands.perplexity:perplexity", "Measure how well a model predicts a text."),
     "eval": LazyCommand("common.commands.eval.command:eval_command", "Evaluate a gateway by lm-evaluation-harness."),
+    "models": LazyCommand("shard_worker.commands.models:models", "List known models, and which fit this machine."),
     "download": LazyCommand("shard_worker.commands.download:download", "Fetch a model into the store."),
     "convert": LazyCommand("shard_worker.commands.convert:convert", "Turn a foreign model into a checkpoint."),
     "quantize": LazyCommand("shard_worker.commands.quantize:quantize", "Make an int8 or int4 checkpoint of a model."),

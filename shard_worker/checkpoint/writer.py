@@ -11,10 +11,11 @@ import torch
 
 from common.errors import CheckpointError
 from common.manifest import MANIFEST_FILE, UNQUANTIZED, FileDigest, Manifest, Quantization, TokenizerFile
-from shard_worker.checkpoint.layout import SAFETENSORS_DTYPES, Dtype, TensorSpec, expected_tensors
+from shard_worker.checkpoint.layout import SAFETENSORS_DTYPES, TensorSpec, expected_tensors
 from shard_worker.checkpoint.output_folder import OutputFolder
 from shard_worker.checkpoint.reader import Progress, verify
 from shard_worker.checkpoint.source import TOKENIZER_FILES, ForeignModel
+from shard_worker.checkpoint.weight_shapes import Dtype
 
 MAX_FILE_BYTES = 2 << 30
 CHAT_TEMPLATE_FILE = "chat_template.jinja"

@@ -67,7 +67,8 @@ async def generate(loop: Any, ids: list[int]) -> list[int]:
 
 def test_what_waits_is_scored_and_generated_in_one_step() -> None:
     async def test() -> None:
-        async with ScoringRank() as rank, running_loop([rank]) as (loop, _):
+        rank = ScoringRank()
+        async with rank, running_loop([rank]) as (loop, _):
             first = asyncio.create_task(score(loop, [1, 2, 3]))
             await until(lambda: len(rank.plans) == 1)
             # The rank is busy with that one: all of these wait for the next step.

@@ -26,7 +26,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from shard_worker.checkpoint.layout import Dtype
+from shard_worker.checkpoint.weight_shapes import Dtype
 from tests.support.tiny_model import END_OF_TURN_ID, convert_tiny
 
 # Heads and columns divide by neither 2 nor 3 where they need not.
