@@ -121,3 +121,11 @@ def test_download_refuses_names_it_does_not_know(
         assert done.code == 2
         assert reason in done.err and done.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_download_takes_a_path(tandem: Tandem, gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TANDEM_HOME", str(tmp_path / "home"))
+    done = tandem("download", gguf)
+    assert (done.code, done.out) == (0, f"{gguf.stem} is ready: {model_folder(gguf.stem)}\n")
+    assert read_manifest(model_folder(gguf.stem))[0].name == gguf.stem
+    assert tandem("download", gguf).out == f"{gguf.stem} is there already: {model_folder(gguf.stem)}\n"
