@@ -27,16 +27,13 @@ class Shape:
     output_norms: bool = False
     experts: tuple[int, int] | None = None  # how many, and how many a token goes to
 
-    def architecture(self) -> Architecture:
-        """Return the shape as far as sizes go: rope, norms and activation are not the model's."""
-        head_dim = self.head_dim or self.hidden_size // self.heads[0]
-        variations = Variations.model_construct(
-            qkv_bias=self.qkv_bias,
-            qk_norm=self.qk_norm,
-            output_norms=self.output_norms,
-            windows=(None,) * self.layers,
-            experts=None if self.experts is None else Experts(count=self.experts[0], per_token=self.experts[1]),
-        )
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is Llama as it is."""
+        return not (self.qkv_bias or self.qk_norm or self.output_norms or self.experts)
+
+    def architecture(self, rope: Rope | None = None) -> Architecture:
+        """Return the shape as far as sizes go; of a plain Llama that is all, where its `rope` is given."""
         return Architecture.model_construct(
             family="llama",
             layers=self.layers,
@@ -44,13 +41,21 @@ class Shape:
             intermediate_size=self.intermediate_size,
             query_heads=self.heads[0],
             kv_heads=self.heads[1],
-            head_dim=head_dim,
+            head_dim=self.head_dim or self.hidden_size // self.heads[0],
             vocabulary_size=self.vocabulary_size,
             context_length=self.context_length,
             norm_eps=1e-5,
-            rope=Rope(theta=10_000.0),
+            rope=rope or Rope(theta=10_000.0),
             tied_embeddings=self.tied,
-            variations=variations,
+            variations=None if self.is_plain else self._variations(),
+        )
+
+    def _variations(self) -> Variations:
+        return Variations.model_construct(
+            qkv_bias=self.qkv_bias,
+            qk_norm=self.qk_norm,
+            output_norms=self.output_norms,
+            experts=None if self.experts is None else Experts(count=self.experts[0], per_token=self.experts[1]),
         )
 
 

@@ -15,20 +15,7 @@ LLAMA_3_1_SCALING = RopeScaling(
 
 
 def _llama(shape: Shape, rope: Rope) -> Architecture:
-    return Architecture(
-        family="llama",
-        layers=shape.layers,
-        hidden_size=shape.hidden_size,
-        intermediate_size=shape.intermediate_size,
-        query_heads=shape.heads[0],
-        kv_heads=shape.heads[1],
-        head_dim=shape.hidden_size // shape.heads[0],
-        vocabulary_size=shape.vocabulary_size,
-        context_length=shape.context_length,
-        norm_eps=1e-5,
-        rope=rope,
-        tied_embeddings=shape.tied,
-    )
+    return Architecture.model_validate(shape.architecture(rope).model_dump())
 
 
 _MODELS = known_models()
