@@ -25,9 +25,9 @@ from shard_worker.parallel import RankGroup, form_group
 from shard_worker.partition import Partition, partition
 from shard_worker.plan import Bounds, Rows, read_rows
 from shard_worker.run_ahead import AheadRows, RunAhead
-from shard_worker.sampling.records import LastStep, sample_records, score_records
+from shard_worker.sampling.records import LastStep, noised_logits, sample_records, score_records
 from shard_worker.sampling.state import SequenceState
-from shard_worker.sampling.wire import PackedRecords, pack
+from shard_worker.sampling.wire import PackedRecords, pack, pack_winners
 from shard_worker.settings import ShardSettings
 from shard_worker.step_logits import step_logits
 from tandem.shard.v1 import shard_service_pb2 as pb
@@ -187,11 +187,12 @@ class Engine:
         lengths = (plan.num_noised, plan.num_top, plan.num_raw)
         if self._sampler is not None and self._sampler.takes(states):
             records, self._last_step = self._sampler(logits_PV, states, positions, *lengths)
-        else:
-            first_id = self._vocabulary.start
-            records, self._last_step = sample_records(
-                logits_PV, states, positions, first_id, *lengths, self._forward.summarize
-            )
+            return [pack(records)]
+        first_id, summarize = self._vocabulary.start, self._forward.summarize
+        if summarize is not None and lengths == (1, 0, 0):
+            self._last_step = noised_logits(logits_PV, states, positions, first_id)
+            return [pack_winners(self._last_step, summarize)]
+        records, self._last_step = sample_records(logits_PV, states, positions, first_id, *lengths)
         return [pack(records)]
 
     def _score(self, rows: Rows, plan: pb.Plan, hidden_SM: torch.Tensor) -> list[PackedRecords]:

@@ -5,6 +5,8 @@ import weakref
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -55,19 +57,20 @@ class Runner:
         _check_memory(status)
         return out_MN
 
-    def summarize(self, values_PV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def summarize(
+        self, values_PV: Tensor
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Return the first index of each row's best value, int64[P], that value and the log-sum-exp, float32[P] each.
 
         values_PV: float32[P, V] on the CPU, V >= 1. A row with a NaN has a NaN log-sum-exp.
         """
         assert values_PV.dtype == torch.float32 and values_PV.shape[1] >= 1
         values_PV = values_PV.contiguous()
-        at_P = torch.empty(len(values_PV), dtype=torch.int64)
-        best_P, lse_P = torch.empty(2, len(values_PV)).unbind()
-        status = self._library.tandem_summarize(
-            self._handle, values_PV.data_ptr(), *values_PV.shape, best_P.data_ptr(), at_P.data_ptr(), lse_P.data_ptr()
-        )
-        _check_memory(status)
+        num_rows, size = values_PV.shape
+        at_P = np.empty(num_rows, dtype=np.int64)
+        best_P, lse_P = np.empty((2, num_rows), dtype=np.float32)
+        outputs = (best_P.ctypes.data, at_P.ctypes.data, lse_P.ctypes.data)
+        _check_memory(self._library.tandem_summarize(self._handle, values_PV.data_ptr(), num_rows, size, *outputs))
         return at_P, best_P, lse_P
 
     def step(self, model: CModel, step: CStep) -> int:

@@ -7,6 +7,8 @@ the lists of all slices together hold the best of the whole vocabulary.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,8 +20,9 @@ from shard_worker.sampling.state import SequenceState
 
 _SCORED_CHUNK_POSITIONS = 32
 
+Floats = npt.NDArray[np.float32]
 # Of values float32[P, V]: each row's first best index int64[P], that value and the log-sum-exp, float32[P] each.
-Summarize = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+Summarize = Callable[[Tensor], tuple[npt.NDArray[np.int64], Floats, Floats]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,18 @@ class LastStep:
         return ResolvedSlice(self.first_id, *rows)
 
 
+def noised_logits(raw_PV: Tensor, states: Sequence[SequenceState], positions: Sequence[int], first_id: int) -> LastStep:
+    """Return the logits of a step's sampled positions as they are, processed, and with noise.
+
+    raw_PV: float32[P, V]. states[p] is the sequence of sampled position p, positions[p] the absolute position
+    of the token being drawn there, one past the row's token.
+
+    Raises Refused(BAD_PLAN) when a history is shorter than its position.
+    """
+    processed_PV = process(raw_PV, states, positions, first_id)
+    return LastStep(first_id, processed_PV, _add_noise(processed_PV, states, positions, first_id), raw_PV)
+
+
 def sample_records(
     raw_PV: Tensor,
     states: Sequence[SequenceState],
@@ -83,25 +98,15 @@ def sample_records(
     num_noised: int,
     num_top: int,
     num_raw: int,
-    summarize: Summarize | None = None,
 ) -> tuple[SampledRecords, LastStep]:
     """Return the records of a step's sampled positions, and what Resolve needs of it.
 
-    raw_PV: float32[P, V]. states[p] is the sequence of sampled position p, positions[p] the absolute position
-    of the token being drawn there, one past the row's token. The list lengths are the plan's, cut to V here.
-    A NaN shows as a NaN log-sum-exp of its own row and leaves others alone. `summarize` is native code for rows of
-    which no more than the best is asked; without it PyTorch looks.
-
-    Raises Refused(BAD_PLAN) when a history is shorter than its position.
+    The arguments are `noised_logits`', and the lengths of the plan's lists, cut to V here. A NaN shows as a NaN
+    log-sum-exp of its own row and leaves others alone. Raises what `noised_logits` raises.
     """
-    processed_PV = process(raw_PV, states, positions, first_id)
-    scores_PV = _add_noise(processed_PV, states, positions, first_id)
-    lengths = (num_noised, num_top, num_raw)
-    if summarize is not None and lengths == (1, 0, 0):
-        records = _summarized(raw_PV, processed_PV, scores_PV, first_id, summarize)
-    else:
-        records = best_records(raw_PV, processed_PV, scores_PV, first_id, *lengths)
-    return records, LastStep(first_id, processed_PV, scores_PV, raw_PV)
+    last = noised_logits(raw_PV, states, positions, first_id)
+    records = best_records(raw_PV, last.processed_PV, last.scores_PV, first_id, num_noised, num_top, num_raw)
+    return records, last
 
 
 def best_records(
@@ -128,29 +133,6 @@ def best_records(
         raw_logits=raw_logits,
         processed_lse=raw_lse if processed_PV is raw_PV else processed_PV.logsumexp(dim=1),
         raw_lse=raw_lse,
-    )
-
-
-def _summarized(
-    raw_PV: Tensor, processed_PV: Tensor, scores_PV: Tensor, first_id: int, summarize: Summarize
-) -> SampledRecords:
-    """Return the records of the very best alone; each tensor is looked at once."""
-    at_P, noised_scores, scores_lse = summarize(scores_PV)
-    at_P1, noised_scores = at_P.unsqueeze(1), noised_scores.unsqueeze(1)
-    noised_processed = noised_scores if scores_PV is processed_PV else processed_PV.gather(1, at_P1)
-    processed_lse = scores_lse if scores_PV is processed_PV else summarize(processed_PV)[2]
-    none_P0 = noised_scores[:, :0]
-    return SampledRecords(
-        noised_ids=_global(at_P1, first_id),
-        noised_scores=noised_scores,
-        noised_processed=noised_processed,
-        noised_raw=noised_processed if processed_PV is raw_PV else raw_PV.gather(1, at_P1),
-        top_ids=_global(at_P1[:, :0], first_id),
-        top_processed=none_P0,
-        raw_ids=_global(at_P1[:, :0], first_id),
-        raw_logits=none_P0,
-        processed_lse=processed_lse,
-        raw_lse=processed_lse if processed_PV is raw_PV else summarize(raw_PV)[2],
     )
 
 

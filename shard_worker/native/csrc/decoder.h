@@ -22,6 +22,8 @@ struct Layer {
 
 struct Model {
     int64_t num_layers, width, query_heads, kv_heads, head_dim, block_size;
+    int64_t first_id;  // of this rank's slice of the vocabulary
+    Matrix embedding;
     const Layer* layers;
     const float* norm;
     const int32_t* first_query;  // [kv_heads + 1]: the local query heads of each KV head
@@ -29,7 +31,7 @@ struct Model {
     const float* sin;
     float eps;
     int32_t cache_is_bfloat16;
-    int32_t rounds;  // 1: activations may be rounded to bfloat16 before a product, where that is faster
+    int32_t rounds;  // 1: embeddings are bfloat16, and activations may be before a product, where that is faster
 };
 
 // Adds up all ranks' parts, `count` numbers; `total` may be `part`. Other than 0: the group is lost, the step ends.
@@ -37,7 +39,8 @@ using AllReduce = int (*)(void* context, const float* part, float* total, int64_
 
 struct Step {
     int64_t num_tokens, num_reported;
-    float* hidden;  // [num_tokens, width]: embeddings before the step
+    float* hidden;  // [num_tokens, width]: scratch
+    const int64_t* ids;
     const int64_t* positions;
     const int64_t* slots;
     const int64_t* table_starts;  // where each token's block table begins in `blocks`
