@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import grpc
-from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 
 from common.status import read_status
@@ -24,8 +23,8 @@ async def in_order(
 ) -> list[Answer]:
     """Return `ask(question)` for each question, `concurrency` of them running at once; `progress(1)` after each.
 
-    The first error cancels all others and is raised as it is. A gateway that says it is full is asked again after the
-    time it names, at most MAX_WAITS times a question.
+    The first error cancels all others and is raised as it is. A gateway that says when to try again, since it is full or
+    its ranks are away, is asked again then, at most MAX_WAITS times a question.
     """
     answers: dict[int, Answer] = {}
     numbered = iter(enumerate(questions))
@@ -49,7 +48,7 @@ async def _patiently(question: Question, ask: Callable[[Question], Awaitable[Ans
         try:
             return await ask(question)
         except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED or (delay_s := _retry_delay_s(error)) is None:
+            if (delay_s := _retry_delay_s(error)) is None:
                 raise
         await asyncio.sleep(delay_s)
     return await ask(question)
@@ -59,7 +58,7 @@ def _retry_delay_s(error: grpc.aio.AioRpcError) -> float | None:
     """Return how long the server says to wait, or None where it says nothing."""
     status = read_status(error)
     for detail in status.details if status else ():
-        retry: Message = error_details_pb2.RetryInfo()
+        retry = error_details_pb2.RetryInfo()
         if detail.Unpack(retry):
-            return float(retry.retry_delay.ToMilliseconds()) / 1000  # type: ignore[attr-defined]
+            return float(retry.retry_delay.ToMilliseconds()) / 1000
     return None

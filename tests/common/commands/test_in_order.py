@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from common.commands.in_order import in_order
-from common.errors import InvalidRequest, Overloaded, TandemError
+from common.errors import InvalidRequest, Overloaded, TandemError, Unavailable
 from common.status import DETAILS_KEY, to_status
 
 
@@ -51,8 +51,10 @@ def test_a_full_server_is_asked_again() -> None:
     async def ask(question: int) -> int:
         tries.append(question)
         if tries.count(question) < 3:
-            raise failure(Overloaded("full", retry_after_s=0.001))
+            raise failure(errors[question])
         return question
+
+    errors = {1: Overloaded("full", retry_after_s=0.001), 2: Unavailable("no ranks", retry_after_s=0.001)}
 
     assert ask_all([1, 2], ask, 2) == ([1, 2], 2)
     assert len(tries) == 6
