@@ -23,8 +23,8 @@ async def in_order(
 ) -> list[Answer]:
     """Return `ask(question)` for each question, `concurrency` of them running at once; `progress(1)` after each.
 
-    The first error cancels all others and is raised as it is. A gateway that says when to try again, since it is full or
-    its ranks are away, is asked again then, at most MAX_WAITS times a question.
+    The first error cancels all others and is raised as it is. A gateway that says when to try again, being full or
+    without its ranks, is asked again then, at most MAX_WAITS times a question.
     """
     answers: dict[int, Answer] = {}
     numbered = iter(enumerate(questions))
