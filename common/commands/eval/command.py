@@ -43,7 +43,8 @@ def eval_command(
     """Evaluate the model that a running gateway serves, by EleutherAI's lm-evaluation-harness.
 
     Log-likelihoods go through the public Score call, answers through Generate: what is evaluated is the service. Most
-    of the harness's own tasks fetch their data from the Hugging Face hub; those of --include-path may lie on disk.
+    of the harness's own tasks fetch their data from the Hugging Face hub; those of --include-path may lie on disk. What
+    looks like a special token in a task's text stays text, as everywhere in plain prompts.
     """
     if flags["log_samples"] and json_file is None:
         raise click.UsageError("--log-samples needs --json FILE")
