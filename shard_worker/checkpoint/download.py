@@ -5,11 +5,12 @@ from pathlib import Path
 from common.errors import CheckpointError
 from common.model_store import model_folder
 from shard_worker.checkpoint.embedded import fetch_embedded
-from shard_worker.checkpoint.from_gguf import open_gguf
 from shard_worker.checkpoint.from_huggingface import open_huggingface
 from shard_worker.checkpoint.output_folder import OutputFolder
 from shard_worker.checkpoint.reader import Progress
+from shard_worker.checkpoint.recognise import open_found, recognise
 from shard_worker.checkpoint.source import ForeignModel
+from shard_worker.checkpoint.torch_file import Unpickler
 from shard_worker.checkpoint.wanted import wanted
 from shard_worker.checkpoint.weight_shapes import Dtype
 from shard_worker.checkpoint.writer import write_checkpoint
@@ -31,17 +32,13 @@ def fetch(name_or_path: str, progress: Progress, replace: bool = False) -> Path:
         if output.exists and not replace:
             return folder
         if meant.path is not None:
-            model = _open_local(meant.path)
+            model = open_found(recognise(meant.path), Unpickler(output.scratch, progress), None, None)
         elif meant.repository is not None:
             model = _fetch_repository(meant.repository)
         else:
             model = fetch_embedded(output.scratch)
         write_checkpoint(model, output, meant.name, STORE_DTYPE, progress)
     return folder
-
-
-def _open_local(path: Path) -> ForeignModel:
-    return open_huggingface(path) if path.is_dir() else open_gguf(path)
 
 
 def _fetch_repository(repo: str) -> ForeignModel:

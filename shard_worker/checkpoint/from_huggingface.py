@@ -1,4 +1,4 @@
-"""A folder in the Hugging Face hub's layout as a source of a checkpoint. Weights are safetensors only."""
+"""A folder in the Hugging Face hub's layout as a source of a checkpoint. Weights are safetensors, or made so first."""
 
 import logging
 import re
@@ -10,27 +10,27 @@ from safetensors import SafetensorError, safe_open
 
 from common.errors import CheckpointError
 from common.manifest import Architecture
-from shard_worker.checkpoint.huggingface_config import read_config, read_json
+from shard_worker.checkpoint.huggingface_config import read_config
 from shard_worker.checkpoint.huggingface_names import HEAD, HubNames
 from shard_worker.checkpoint.huggingface_tokenizer import (
     read_chat_template,
     read_end_of_text_ids,
     read_tokenizer,
 )
+from shard_worker.checkpoint.huggingface_weights import stored_tensors
 from shard_worker.checkpoint.layout import TensorSpec, expected_tensors
-from shard_worker.checkpoint.safetensors_header import StoredTensor, read_header
 from shard_worker.checkpoint.source import ForeignModel, row_blocks
+from shard_worker.checkpoint.torch_file import Unpickle
 
 log = logging.getLogger(__name__)
-WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 # Buffers that old versions of transformers saved: they repeat what the config says.
 HARMLESS_TENSORS = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
 
 
-def open_huggingface(folder: Path, source: str | None = None) -> ForeignModel:
+def open_huggingface(folder: Path, source: str | None = None, unpickle: Unpickle | None = None) -> ForeignModel:
     """Return the model in `folder`. `source` defaults to the folder's name.
 
+    Without safetensors, `unpickle` makes some of the legacy pytorch_model.bin; without it, those are refused.
     Raises CheckpointError, naming what is at fault, for a config that is not supported, for missing, leftover
     or misshapen tensors, and for a tokenizer that does not fit.
     """
@@ -49,15 +49,17 @@ def open_huggingface(folder: Path, source: str | None = None) -> ForeignModel:
         tokenizer=read_tokenizer(folder, architecture.vocabulary_size),
         chat_template=read_chat_template(folder),
         end_of_text_ids=read_end_of_text_ids(folder, config),
-        tensors=_HuggingFaceTensors(folder, architecture, config.names),
+        tensors=_HuggingFaceTensors(folder, architecture, config.names, unpickle),
     )
 
 
 class _HuggingFaceTensors:
     """The weights of a hub folder, read block by block from the mapped files."""
 
-    def __init__(self, folder: Path, architecture: Architecture, names: HubNames) -> None:
-        self._tensors = _stored_tensors(folder)
+    def __init__(
+        self, folder: Path, architecture: Architecture, names: HubNames, unpickle: Unpickle | None = None
+    ) -> None:
+        self._tensors = stored_tensors(folder, unpickle)
         expected = expected_tensors(architecture, "float32")
         self._places = {name: names.place(name, architecture) for name in expected}
         stored_names = {place.stored for place in self._places.values()}
@@ -107,23 +109,3 @@ class _HuggingFaceTensors:
             torch.equal(head, tied) for head, tied in zip(self._blocks(HEAD), self._blocks(embedding), strict=True)
         ):
             raise CheckpointError(f"{folder}: tie_word_embeddings is true, but {HEAD} is not {embedding}")
-
-
-def _stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Return the tensors of model.safetensors, or of the files its index names."""
-    if (folder / WEIGHTS_FILE).is_file():
-        return read_header(folder / WEIGHTS_FILE)
-    index = (read_json(folder / INDEX_FILE) or {}).get("weight_map")
-    if not isinstance(index, dict):
-        raise CheckpointError(f"{folder}: there is neither {WEIGHTS_FILE} nor {INDEX_FILE} with a weight_map")
-    tensors: dict[str, StoredTensor] = {}
-    for file in sorted({str(file) for file in index.values()}):
-        if Path(file).name != file or not file.endswith(".safetensors"):
-            raise CheckpointError(f"{folder / INDEX_FILE} names {file!r}, which is not a safetensors file beside it")
-        for name, stored in read_header(folder / file).items():
-            if index.get(name) != file:
-                raise CheckpointError(f"{folder / file}: the index does not place {name} there")
-            tensors[name] = stored
-    if missing := index.keys() - tensors.keys():
-        raise CheckpointError(f"{folder}: missing tensors: {', '.join(sorted(missing))}")
-    return tensors

@@ -44,19 +44,25 @@ HARMLESS_KEYS = frozenset(
 
 def read_config(folder: Path) -> HuggingFaceConfig:
     """Return the model's config.json. Raises CheckpointError naming each key it cannot be read for."""
-    fields = read_json(folder / "config.json")
+    path = folder / "config.json"
+    fields = read_json(path)
     if fields is None:
         raise CheckpointError(f"{folder}: there is no config.json")
+    return parse_config(path, fields)
+
+
+def parse_config(path: Path, fields: dict[str, Any]) -> HuggingFaceConfig:
+    """Return the config of these `fields`, which are those of `path`. Raises CheckpointError as `read_config`."""
     model_type = fields.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise CheckpointError(
-            f"{folder / 'config.json'} is not supported: model_type = {json.dumps(model_type)[:80]} is none of "
+            f"{path} is not supported: model_type = {json.dumps(model_type)[:80]} is none of "
             + ", ".join(sorted(FAMILIES))
         )
     try:
         return FAMILIES[model_type].model_validate({k: v for k, v in fields.items() if k not in HARMLESS_KEYS})
     except ValidationError as error:
-        raise CheckpointError(f"{folder / 'config.json'} is not supported: {problems(error)}") from error
+        raise CheckpointError(f"{path} is not supported: {problems(error)}") from error
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

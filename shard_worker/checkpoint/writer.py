@@ -1,25 +1,21 @@
 """Writing a checkpoint: tensors stream to disk, the manifest comes last, then one rename shows it all."""
 
 import hashlib
-import json
-import math
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import torch
-
 from common.errors import CheckpointError
 from common.manifest import MANIFEST_FILE, UNQUANTIZED, FileDigest, Manifest, Quantization, TokenizerFile
-from shard_worker.checkpoint.layout import SAFETENSORS_DTYPES, TensorSpec, expected_tensors
+from shard_worker.checkpoint.layout import TensorSpec, expected_tensors
 from shard_worker.checkpoint.output_folder import OutputFolder
 from shard_worker.checkpoint.reader import Progress, verify
+from shard_worker.checkpoint.safetensors_stream import serialised
 from shard_worker.checkpoint.source import TOKENIZER_FILES, ForeignModel
 from shard_worker.checkpoint.weight_shapes import Dtype
 
 MAX_FILE_BYTES = 2 << 30
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
-DTYPE_CODES = {dtype: code for code, dtype in SAFETENSORS_DTYPES.items()}
 
 Specs = dict[str, TensorSpec]
 
@@ -92,7 +88,7 @@ def _write_weights(
     digests = {}
     for i, shard in enumerate(shards, start=1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{i:05}-of-{len(shards):05}.safetensors"
-        digests[file] = _write(folder / file, _serialised(model, shard, count))
+        digests[file] = _write(folder / file, serialised(shard, model.tensors.blocks, count))
     return digests
 
 
@@ -107,36 +103,6 @@ def _shards(tensors: Specs, max_file_bytes: int) -> list[Specs]:
         shards[-1][name] = spec
         size += spec.num_bytes
     return shards
-
-
-def _serialised(model: ForeignModel, shard: Specs, count: Callable[[int], None]) -> Iterable[bytes | memoryview]:
-    """Yield the bytes of a safetensors file that holds `shard`.
-
-    Format: header length (u64), JSON header, tensors without gaps, little endian
-    (https://github.com/huggingface/safetensors#format). The library would need all of them in memory at once.
-    """
-    # Wider types first, so that every tensor is aligned to its own element size.
-    ordered = dict(sorted(shard.items(), key=lambda item: -item[1].dtype.itemsize))
-    header, offset = {}, 0
-    for name, spec in ordered.items():
-        offsets = [offset, offset + spec.num_bytes]
-        header[name] = {"dtype": DTYPE_CODES[spec.dtype], "shape": spec.shape, "data_offsets": offsets}
-        offset += spec.num_bytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    yield len(text).to_bytes(8, "little") + text
-    for name, spec in ordered.items():
-        rows = 0
-        for block in model.tensors.blocks(name):
-            if block.shape[1:] != spec.shape[1:]:
-                raise CheckpointError(f"{name}: shape [*, {list(block.shape[1:])}], not {list(spec.shape)}")
-            assert block.is_floating_point() or block.dtype == spec.dtype, name
-            rows += block.shape[0]
-            stored = block.to(spec.dtype).contiguous()
-            yield stored.view(torch.uint8).numpy().data.cast("B")
-            count(stored.nbytes)
-        if rows != spec.shape[0]:
-            raise CheckpointError(f"{name}: {rows} rows, not {spec.shape[0]} ({math.prod(spec.shape)} elements)")
 
 
 def _write(path: Path, chunks: Iterable[bytes | memoryview]) -> FileDigest:

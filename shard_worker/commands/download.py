@@ -16,8 +16,8 @@ def download(name: str, force: bool, verify: bool) -> None:
     """Fetch the model NAME into the store and convert it.
 
     NAME is smollm2-135m-instruct (the default), another name that `tandem models` lists, a repository of the Hugging
-    Face hub, owner/name, whose weights are safetensors of a family we know, or the path of a GGUF file or of a folder
-    in the hub's layout. The store is $TANDEM_HOME, by default ~/.cache/tandem.
+    Face hub, owner/name, whose weights are safetensors of a family we know, or the path of what `tandem convert` reads.
+    The store is $TANDEM_HOME, by default ~/.cache/tandem.
     """
     meant = wanted(name)
     folder = model_folder(meant.name)

@@ -13,6 +13,7 @@ from shard_worker.model.linear import FloatLinear, Int4Linear, Int8Linear, Linea
 from shard_worker.model.llama import Layer, Llama, StepInputs
 from shard_worker.native.library import Runner
 from shard_worker.native.packing import Packed, PackedInt4, PackedInt8
+from shard_worker.native.sampler import NativeSampler
 from shard_worker.native.structures import (
     INT4_GROUPS,
     AllReduceFunction,
@@ -28,7 +29,6 @@ from shard_worker.native.structures import (
 )
 from shard_worker.parallel import RankGroup
 from shard_worker.partition import Partition
-from shard_worker.sampling.records import Summarize
 
 # Past this PyTorch's blocked products of float weights are as fast: they read each weight once for many rows.
 MAX_TOKENS = 64
@@ -62,6 +62,7 @@ class NativeDecoder:
         """Without `all_reduce` the group's own is called, through Python."""
         self._model, self._runner, self._all_reduce = model, runner, all_reduce
         self._distributed = part.world_size > 1
+        self.sampler = NativeSampler(runner, part.vocabulary.start)
         self._rounds = cache.layer(0).dtype == torch.bfloat16
         self._embedding, self._head = matrix_of(model.embedding), _head_matrix(model)
         layers = [layer for layer in model.layers if isinstance(layer, Layer)]
@@ -138,11 +139,6 @@ class NativeDecoder:
         struct.all_reduce, struct.context = all_reduce.function, all_reduce.context
         all_reduce.check(self._runner.step(self._struct, struct))
         return reported_PM
-
-    @property
-    def summarize(self) -> Summarize:
-        """Native code that looks at rows of logits (`Runner.summarize`)."""
-        return self._runner.summarize
 
     def logits(self, hidden_PM: Tensor) -> Tensor:
         """Return float32[P, V]: the logits over this rank's slice of the vocabulary."""

@@ -89,6 +89,18 @@ class CStep(ctypes.Structure):
     ]
 
 
+class CDraws(ctypes.Structure):
+    """tandem::Draws."""
+
+    _fields_: ClassVar[Sequence[tuple[str, Any]]] = [
+        *((name, ctypes.c_int64) for name in ("num_rows", "size", "first_id", "num_noised", "num_top", "num_raw")),
+        *((name, ctypes.c_void_p) for name in ("logits", "raw", "temperatures", "seeds", "positions")),
+        *((name, ctypes.c_void_p) for name in ("noised_ids", "noised_scores", "noised_processed", "noised_raw")),
+        *((name, ctypes.c_void_p) for name in ("top_ids", "top_processed", "raw_ids", "raw_logits")),
+        *((name, ctypes.c_void_p) for name in ("processed_lse", "raw_lse")),
+    ]
+
+
 @dataclass(frozen=True)
 class Matrix:
     """A weight matrix [rows, columns] as the kernels read it, and the tensors that hold its memory."""

@@ -7,8 +7,6 @@ the lists of all slices together hold the best of the whole vocabulary.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -17,12 +15,9 @@ from shard_worker.sampling.best import best
 from shard_worker.sampling.noise import gumbel_noise
 from shard_worker.sampling.processing import process
 from shard_worker.sampling.state import SequenceState
+from tandem.shard.v1.shard_service_pb2 import StepResult
 
 _SCORED_CHUNK_POSITIONS = 32
-
-Floats = npt.NDArray[np.float32]
-# Of values float32[P, V]: each row's first best index int64[P], that value and the log-sum-exp, float32[P] each.
-Summarize = Callable[[Tensor], tuple[npt.NDArray[np.int64], Floats, Floats]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +47,18 @@ class ScoredRecords:
 
 
 @dataclass(frozen=True, slots=True)
+class PackedRecords:
+    """Records on the host: the bytes of those fields of StepResult that are not empty."""
+
+    fields: dict[str, bytes]
+
+    def fill(self, result: StepResult) -> None:
+        """Set the fields of `result` that the records are named after."""
+        for name, data in self.fields.items():
+            setattr(result, name, data)
+
+
+@dataclass(frozen=True, slots=True)
 class ResolvedSlice:
     """A whole slice at one position: float32[V] each."""
 
@@ -78,16 +85,20 @@ class LastStep:
         return ResolvedSlice(self.first_id, *rows)
 
 
-def noised_logits(raw_PV: Tensor, states: Sequence[SequenceState], positions: Sequence[int], first_id: int) -> LastStep:
-    """Return the logits of a step's sampled positions as they are, processed, and with noise.
+@dataclass(frozen=True, slots=True)
+class UndrawnStep:
+    """What Resolve may ask for, of a step whose noise was never computed as a whole: the arguments of the draw."""
 
-    raw_PV: float32[P, V]. states[p] is the sequence of sampled position p, positions[p] the absolute position
-    of the token being drawn there, one past the row's token.
+    raw_PV: Tensor
+    states: Sequence[SequenceState]
+    positions: Sequence[int]
+    first_id: int
 
-    Raises Refused(BAD_PLAN) when a history is shorter than its position.
-    """
-    processed_PV = process(raw_PV, states, positions, first_id)
-    return LastStep(first_id, processed_PV, _add_noise(processed_PV, states, positions, first_id), raw_PV)
+    def resolve(self, position: int) -> ResolvedSlice:
+        """As LastStep.resolve."""
+        part = slice(position, position + 1) if position >= 0 else slice(0)
+        arguments = (self.raw_PV[part], self.states[part], self.positions[part])
+        return _noised(*arguments, self.first_id).resolve(0 if len(arguments[1]) else position)
 
 
 def sample_records(
@@ -101,10 +112,13 @@ def sample_records(
 ) -> tuple[SampledRecords, LastStep]:
     """Return the records of a step's sampled positions, and what Resolve needs of it.
 
-    The arguments are `noised_logits`', and the lengths of the plan's lists, cut to V here. A NaN shows as a NaN
-    log-sum-exp of its own row and leaves others alone. Raises what `noised_logits` raises.
+    raw_PV: float32[P, V]. states[p] is the sequence of sampled position p, positions[p] the absolute position
+    of the token being drawn there, one past the row's token. The list lengths are the plan's, cut to V here.
+    A NaN shows as a NaN log-sum-exp of its own row and leaves others alone.
+
+    Raises Refused(BAD_PLAN) when a history is shorter than its position.
     """
-    last = noised_logits(raw_PV, states, positions, first_id)
+    last = _noised(raw_PV, states, positions, first_id)
     records = best_records(raw_PV, last.processed_PV, last.scores_PV, first_id, num_noised, num_top, num_raw)
     return records, last
 
@@ -155,6 +169,12 @@ def score_records(
         at_raw, raw = _best_ids(raw_SV, num_raw)
         parts.append((own.squeeze(1), raw_SV.logsumexp(dim=1), _global(at_raw, first_id), raw))
     return ScoredRecords(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _noised(raw_PV: Tensor, states: Sequence[SequenceState], positions: Sequence[int], first_id: int) -> LastStep:
+    """Return the logits as they are, processed, and with noise."""
+    processed_PV = process(raw_PV, states, positions, first_id)
+    return LastStep(first_id, processed_PV, _add_noise(processed_PV, states, positions, first_id), raw_PV)
 
 
 def _add_noise(
