@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from common.errors import CheckpointError
-from common.model_store import model_folder
+from common.model_store import EMBEDDED_MODEL, model_folder
 from shard_worker.checkpoint.embedded import fetch_embedded
 from shard_worker.checkpoint.from_huggingface import open_huggingface
 from shard_worker.checkpoint.output_folder import OutputFolder
@@ -35,8 +35,10 @@ def fetch(name_or_path: str, progress: Progress, replace: bool = False) -> Path:
             model = open_found(recognise(meant.path), Unpickler(output.scratch, progress), None, None)
         elif meant.repository is not None:
             model = _fetch_repository(meant.repository)
-        else:
+        elif meant.name == EMBEDDED_MODEL:
             model = fetch_embedded(output.scratch)
+        else:
+            raise CheckpointError(f"{meant.name} was made here: there is nothing to fetch it from")
         write_checkpoint(model, output, meant.name, STORE_DTYPE, progress)
     return folder
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from common.errors import CheckpointError
 from common.machine_memory import Machine
 from common.manifest import MANIFEST_FILE
-from common.model_store import EMBEDDED_MODEL, model_folder, store_folder
+from common.model_store import EMBEDDED_MODEL, is_stored, model_folder, store_folder
 from shard_worker.checkpoint.catalog import KnownModel
 from shard_worker.sizing import FORMATS, RankMemory, parameters, rank_memory, stated_quantization, stored_bytes
 
@@ -76,11 +76,6 @@ def machine_holds(machine: Machine, memory: RankMemory, tp: int) -> bool:
         largest = sorted(machine.gpu_bytes, reverse=True)
         return tp <= len(largest) and memory.total_bytes + PROCESS_BYTES <= largest[tp - 1] * GPU_SHARE
     return machine.main_bytes is not None and memory.all_ranks_bytes + tp * PROCESS_BYTES <= machine.main_bytes
-
-
-def is_stored(name: str) -> bool:
-    """Return whether the store has a checkpoint of this name."""
-    return (model_folder(name) / MANIFEST_FILE).is_file()
 
 
 def other_stored(models: Iterable[ListedModel]) -> list[str]:

@@ -5,13 +5,16 @@ from pathlib import Path
 
 from common.cli.suggest import did_you_mean
 from common.errors import CheckpointError
-from common.model_store import EMBEDDED_MODEL
+from common.model_store import EMBEDDED_MODEL, is_stored
 from shard_worker.checkpoint.catalog import KnownModel, known_models
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A model as the store names it, and where it comes from: a path, a hub id, or, without either, a package."""
+    """A model as the store names it, and where it comes from: a path or a hub id.
+
+    Without either it is EMBEDDED_MODEL, which a package carries, or was made here and is in the store.
+    """
 
     name: str
     path: Path | None = None
@@ -19,7 +22,7 @@ class Wanted:
 
 
 def wanted(name_or_path: str) -> Wanted:
-    """Return what is meant: a name that is listed, else a path that exists, else a hub id, owner/name.
+    """Return what is meant: a name that is listed, a path that exists, a hub id, owner/name, or a name in the store.
 
     A listed model is stored under its name, a repository under its id, a file or folder under its own name. Raises
     CheckpointError where it is none of these, with the name that was perhaps meant, or where a listed model's weights
@@ -27,10 +30,12 @@ def wanted(name_or_path: str) -> Wanted:
     """
     models = known_models()
     path = Path(name_or_path)
-    if name_or_path == EMBEDDED_MODEL:
+    if name_or_path in models and models[name_or_path].form == "safetensors":
+        return Wanted(name_or_path, repository=models[name_or_path].hub_ids[0])
+    if name_or_path == EMBEDDED_MODEL or ("/" not in name_or_path and is_stored(name_or_path)):
         return Wanted(name_or_path)
     if name_or_path in models:
-        return Wanted(name_or_path, repository=_repository(models[name_or_path]))
+        raise _not_fetched(models[name_or_path])
     if path.exists():
         return Wanted(path.stem if path.is_file() else path.resolve().name, path=path)
     if "/" in name_or_path:
@@ -42,10 +47,8 @@ def wanted(name_or_path: str) -> Wanted:
     )
 
 
-def _repository(model: KnownModel) -> str:
-    if model.form != "safetensors":
-        raise CheckpointError(
-            f"{model.hub_ids[0]} has no safetensors, but {model.form}: fetch them yourself, "
-            "then `tandem convert FOLDER --output FOLDER`"
-        )
-    return model.hub_ids[0]
+def _not_fetched(model: KnownModel) -> CheckpointError:
+    return CheckpointError(
+        f"{model.hub_ids[0]} has no safetensors, but {model.form}: fetch them yourself, "
+        "then `tandem convert FOLDER --output FOLDER`"
+    )
