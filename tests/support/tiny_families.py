@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from common.manifest import read_manifest
-from shard_worker.checkpoint.layout import Dtype
+from shard_worker.checkpoint.weight_shapes import Dtype
 from tests.support.custom_models import BaichuanConfig, BaichuanModel, GrokConfig, GrokModel
 from tests.support.tiny_model import END_OF_TURN_ID, convert_tiny
 
