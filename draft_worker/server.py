@@ -8,6 +8,7 @@ import sys
 from common.health import HealthBoard
 from common.listening import failure, worker_server
 from common.process import run_until_signalled
+from common.telemetry.setup import set_up_tracing
 from draft_worker.load import load_proposer
 from draft_worker.service import DraftService
 from draft_worker.settings import DraftSettings
@@ -24,8 +25,9 @@ async def serve(settings: DraftSettings) -> None:
     Raises SettingsError or CheckpointError when it cannot start, and what went wrong when drafting failed.
     """
     failed, fail = failure()
+    tracer = set_up_tracing("tandem-draft")
     server, health = worker_server(settings.listen, SERVICE_NAME)
-    service = DraftService(settings.max_requests, settings.max_count, on_failure=fail)
+    service = DraftService(settings.max_requests, settings.max_count, on_failure=fail, tracer=tracer)
     draft_service_pb2_grpc.add_DraftServiceServicer_to_server(service, server)
     await server.start()
     loading = asyncio.create_task(_load(service, settings, health))
@@ -35,6 +37,7 @@ async def serve(settings: DraftSettings) -> None:
         )
     finally:
         loading.cancel()
+        tracer.close()
         if not service.close():
             log.warning("the drafting thread does not answer: ending without it")
             os._exit(int(sys.exception() is not None))

@@ -11,6 +11,7 @@ from common.errors import SettingsError
 from common.health import HEALTH_SERVICE, HealthBoard
 from common.manifest import read_manifest
 from common.process import run_until_signalled
+from common.telemetry.setup import set_up_tracing
 from gateway.limits import ModelLimits
 from gateway.prompts import PromptReader
 from gateway.registration import SERVICE, register
@@ -37,13 +38,15 @@ async def serve(settings: GatewaySettings) -> None:
         context_length=arch.context_length,
         max_new_tokens=min(settings.max_new_tokens, arch.context_length),
     )
+    tracer = set_up_tracing("tandem-gateway")
     prompts = PromptReader(settings.model, manifest, model)
     server = grpc.aio.server(options=server_options(settings.max_message_bytes))
     health = HealthBoard([SERVICE.full_name])
     health.add_to(server)
     target = TargetIdentity(manifest.tokenizer.sha256, arch.vocabulary_size, checkpoint_hash)
-    loop = StepLoop(settings, checkpoint_hash, health, _speculator(settings, target))
-    register(InferenceService(loop, prompts, model, manifest, checkpoint_hash), server, settings.write_timeout_s)
+    loop = StepLoop(settings, checkpoint_hash, health, _speculator(settings, target), tracer)
+    service = InferenceService(loop, prompts, model, manifest, checkpoint_hash)
+    register(service, server, settings.write_timeout_s, tracer)
     if settings.reflection:
         names = (SERVICE.full_name, HEALTH_SERVICE, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
@@ -63,6 +66,7 @@ async def serve(settings: GatewaySettings) -> None:
         running.cancel()
         await asyncio.wait([running])
         await prompts.close()
+        tracer.close()
 
 
 def _speculator(settings: GatewaySettings, target: TargetIdentity) -> Speculator | None:

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 
 from common.errors import Refused, RequestFailed, TandemError, Unavailable
 from common.health import HealthBoard
+from common.telemetry.tracer import OFF, Tracer
 from gateway.decision import Decision, Job
-from gateway.frames import encode_plan
+from gateway.frames import encode_closes, encode_plan
 from gateway.generation import Generation
 from gateway.scheduling.admission import BatchLimits
 from gateway.scheduling.block_pool import BlockPool
@@ -21,9 +22,12 @@ from gateway.scheduling.sequence import Sequence
 from gateway.settings import GatewaySettings
 from gateway.shard_group import GroupInfo, ShardGroup
 from gateway.speculation.speculator import Speculator
+from gateway.step_spans import StepSpans
 from gateway.waterfall import RankTimes, StepTimes
 
 ATTACH_PAUSE_S = 0.1
+# Ranks that trace learn without a next step that a request is over, after so long.
+IDLE_PAUSE_S = 0.05
 MAX_CRASHES = 3
 log = logging.getLogger(__name__)
 
@@ -41,11 +45,14 @@ class StepLoop:
         checkpoint_hash: str,
         health: HealthBoard,
         speculator: Speculator | None = None,
+        tracer: Tracer = OFF,
     ) -> None:
         self._settings = settings
         self._checkpoint_hash = checkpoint_hash
         self._health = health
         self._speculator = speculator
+        self._traces = tracer.is_on
+        self._step_spans = StepSpans(tracer, settings.trace_every_steps)
         self._scheduler: Scheduler | None = None
         self._group: ShardGroup | None = None
         self._draining = False
@@ -98,6 +105,14 @@ class StepLoop:
         """Refuse new jobs and return when the running ones are done."""
         self._draining = True
         await self._idle.wait()
+        while self._ranks_are_not_told:  # noqa: ASYNC110  # the loop that tells them may be away
+            await asyncio.sleep(IDLE_PAUSE_S / 5)
+
+    @property
+    def _ranks_are_not_told(self) -> bool:
+        """Whether ranks that trace do not know yet that some requests are over."""
+        has_closes = self._scheduler is not None and bool(self._scheduler.closes)
+        return self._traces and self._group is not None and has_closes
 
     async def run(self) -> None:
         """Attach, serve, and start over when the group is lost; ends only by cancellation."""
@@ -160,9 +175,22 @@ class StepLoop:
             plan = scheduler.plan()
             if plan is None:
                 self._work.clear()
-                await self._work.wait()
+                await self._rest(group, scheduler)
                 continue
             await self._step(group, scheduler, plan, began_ns)
+
+    async def _rest(self, group: ShardGroup, scheduler: Scheduler) -> None:
+        """Wait for work. Ranks that trace are told soon who is over; others with the next step."""
+        if self._ranks_are_not_told:
+            try:
+                async with asyncio.timeout(IDLE_PAUSE_S):
+                    await self._work.wait()
+            except TimeoutError:
+                closes = list(scheduler.closes)
+                await group.run(encode_closes(closes))
+                del scheduler.closes[: len(closes)]
+            return
+        await self._work.wait()
 
     async def _step(self, group: ShardGroup, scheduler: Scheduler, plan: StepPlan, began_ns: int) -> None:
         jobs = [self._jobs.get(row.sequence) for row in plan.rows]
@@ -197,6 +225,7 @@ class StepLoop:
         for job in jobs:
             if job is not None:
                 job.waterfall.add_step(times, decided_ns - answered_ns)
+        self._step_spans.observe(plan, jobs, times, began_ns, decided_ns - answered_ns)
 
     def _blame(self, jobs: Iterable[Job | None]) -> None:
         """Fail the requests that were in every one of the last lost steps: one of them may be what kills the ranks."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from common.health import HealthBoard
 from common.listening import failure, worker_server
 from common.process import run_until_signalled
+from common.telemetry.setup import set_up_tracing
 from shard_worker.engine import Engine
 from shard_worker.service import ShardService
 from shard_worker.settings import ShardSettings
@@ -25,8 +26,9 @@ async def serve(settings: ShardSettings) -> None:
     Raises SettingsError or CheckpointError when it cannot start, and what went wrong when a step failed.
     """
     failed, fail = failure()
+    tracer = set_up_tracing("tandem-shard", {"tandem.tp.rank": settings.rank, "tandem.tp.size": settings.tp})
     server, health = worker_server(settings.listen, SERVICE_NAME)
-    service = ShardService(on_failure=fail)
+    service = ShardService(on_failure=fail, tracer=tracer)
     shard_service_pb2_grpc.add_ShardServiceServicer_to_server(service, server)
     await server.start()
     log.info("rank %d of %d: loading %s", settings.rank, settings.tp, settings.model)
@@ -37,6 +39,7 @@ async def serve(settings: ShardSettings) -> None:
         )
     finally:
         loading.cancel()
+        tracer.close()
         if not service.close():
             # Only the process can end a thread that waits in a collective for ranks that are gone.
             log.warning("the torch thread does not answer: ending without it")
