@@ -7,7 +7,6 @@ import asyncio
 import functools
 import inspect
 import logging
-import traceback
 from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any, NoReturn, TypeVar, cast
@@ -29,6 +28,7 @@ from common.errors import (
     TandemError,
     Unavailable,
 )
+from common.telemetry.log_lines import without_words
 
 DOMAIN = "tandem"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -124,11 +124,6 @@ async def _abort_for(context: Any, error: Exception, handler: Callable[..., Any]
         log.error("%s failed: %s", handler.__qualname__, without_words(error))
         error = TandemError("internal error")
     await abort(context, error)
-
-
-def without_words(error: BaseException) -> str:
-    """Return what an exception is and where it was raised, but not what it says: that may quote a prompt."""
-    return "\n".join([type(error).__qualname__, *traceback.format_tb(error.__traceback__)]).rstrip()
 
 
 def read_status(error: grpc.RpcError) -> Status | None:

@@ -9,7 +9,8 @@ from typing import Any, Self
 import grpc
 
 from common.errors import TandemError
-from common.status import status_code, without_words
+from common.status import status_code
+from common.telemetry.log_lines import without_words
 from common.telemetry.traceparent import parent_of
 from common.telemetry.tracer import CANCELLED, NO_SPAN, OK, Tracer, Value
 from gateway.generation import Generation

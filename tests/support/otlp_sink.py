@@ -105,7 +105,7 @@ def running_sink() -> Iterator[OtlpSink]:
     sink = OtlpSink()
     with ThreadPoolExecutor(max_workers=4) as threads:
         server = grpc.server(threads)
-        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(sink, server)
+        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(sink, server)  # type: ignore[no-untyped-call]
         sink.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         server.start()
         try:
@@ -119,7 +119,8 @@ def _values(pairs: Any) -> dict[str, Any]:
 
 
 def _value(pair: KeyValue) -> Any:
-    kind = pair.value.WhichOneof("value")
+    value: Any = pair.value
+    kind = value.WhichOneof("value")
     if kind == "array_value":
-        return [getattr(item, item.WhichOneof("value")) for item in pair.value.array_value.values]
-    return getattr(pair.value, kind) if kind else None
+        return [getattr(item, item.WhichOneof("value")) for item in value.array_value.values]
+    return getattr(value, kind) if kind else None
