@@ -92,6 +92,9 @@ class RequestSpans:
 
     def lose(self) -> None:
         """The stream has ended: so do all that are open, as errors."""
+        if not self._traced:
+            return
         for traced in self._traced.values():
             traced.end(time.perf_counter_ns(), "UNAVAILABLE", "STREAM_ENDED")
         self._traced.clear()
+        self._tracer.flush()

@@ -85,8 +85,11 @@ class SequenceSpans:
 
     def lose(self, reason: str) -> None:
         """End all that are open, as errors: nobody will say any more how they ended."""
+        if not self._traced:
+            return
         for sequence in list(self._traced):
             self._end(sequence, "UNAVAILABLE", reason)
+        self._tracer.flush()  # whoever lost its group may be ended soon
 
     def _end(self, sequence: int, code: str, reason: str) -> None:
         """End one where its last step ended: the plan that closes it comes with the next step, whenever that is."""

@@ -61,6 +61,10 @@ class SdkTracer(Tracer):
         )
         return SdkSpan(self._tracer, span, epoch_ns)
 
+    def flush(self) -> None:
+        """Have what is not sent yet sent now, on a thread of its own."""
+        threading.Thread(target=self._provider.force_flush, name="spans", daemon=True).start()
+
     def close(self) -> None:
         """Send what is not sent yet. A collector that does not answer is not waited for longer than the budget."""
         thread = threading.Thread(target=self._provider.shutdown, name="last spans", daemon=True)

@@ -68,6 +68,9 @@ class Tracer:
         """
         return NO_SPAN
 
+    def flush(self) -> None:
+        """Have what is not sent yet sent now; does not wait."""
+
     def close(self) -> None:
         """Send what is not sent yet; waits two seconds at most."""
 
