@@ -5,7 +5,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from common.telemetry.traceparent import Parent, is_traceparent
-from common.telemetry.tracer import OK, Span, Tracer
+from common.telemetry.tracer import OK, Ending, Span, Tracer
 from tandem.draft.v1 import draft_service_pb2 as pb
 
 # A gateway may forget to close what it opened. Beyond so many, the oldest span ends.
@@ -49,7 +49,7 @@ class _Traced:
             "tandem.draft.queue_ms": self.queue_ns / 1e6,
             "tandem.draft.compute_ms": self.compute_ns / 1e6,
         }
-        self.span.end(ended_ns, code, reason, attributes=attributes)
+        self.span.end(ended_ns, Ending(code, reason, attributes=attributes))
 
 
 class RequestSpans:

@@ -12,7 +12,7 @@ from common.errors import TandemError
 from common.status import status_code
 from common.telemetry.log_lines import without_words
 from common.telemetry.traceparent import parent_of
-from common.telemetry.tracer import CANCELLED, NO_SPAN, OK, Tracer, Value
+from common.telemetry.tracer import CANCELLED, NO_SPAN, OK, Ending, Tracer, Value
 from gateway.generation import Generation
 from gateway.hop_spans import Drafting, phases
 from gateway.sampling.params import SamplingParams
@@ -20,6 +20,8 @@ from gateway.scoring import Scoring
 from gateway.waterfall import Waterfall
 
 PROVIDER = "tandem"
+# A client counts its deadline from before its request is on the way, and then cancels.
+DEADLINE_SLACK_S = 0.05
 log = logging.getLogger(__name__)
 
 
@@ -44,8 +46,8 @@ class RequestTrace:
 
     @property
     def traceparent(self) -> str:
-        """What ranks and draft workers are told; empty where nothing is traced."""
-        return self._span.traceparent
+        """What ranks and draft workers are told; empty where nothing is traced, or the sampler did not take it."""
+        return self._span.traceparent if self._span.is_recording else ""
 
     def __enter__(self) -> Self:
         return self
@@ -76,7 +78,7 @@ class RequestTrace:
             return status_code(error).name, error.reason
         if isinstance(error, asyncio.CancelledError | GeneratorExit | grpc.aio.InternalError | grpc.aio.AbortError):
             remaining_s = self._context.time_remaining()
-            if remaining_s is not None and remaining_s <= 0:
+            if remaining_s is not None and remaining_s <= DEADLINE_SLACK_S:
                 return "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"
             return CANCELLED, ""
         return "INTERNAL", type(error).__name__
@@ -88,7 +90,7 @@ class RequestTrace:
             self._span.add(phases(self.waterfall, ended_ns, code == OK, drafting))
         name = f"{self.operation} {self.model}" if self.operation and self.model else None
         rpc = {"rpc.system.name": "grpc", "rpc.method": self._method, "rpc.response.status_code": code}
-        self._span.end(ended_ns, code, reason, name, {**rpc, **self._attributes()})
+        self._span.end(ended_ns, Ending(code, reason, name, {**rpc, **self._attributes()}))
 
     def _attributes(self) -> dict[str, Value | None]:
         if not self.operation:

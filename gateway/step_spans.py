@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from common.telemetry.tracer import Hop, Tracer, Value
+from common.telemetry.tracer import Ending, Hop, Tracer, Value
 from gateway.decision import Job
 from gateway.scheduling.plan import StepPlan
 from gateway.waterfall import StepTimes
@@ -32,7 +32,7 @@ class StepSpans:
         links = [job.sequence.traceparent for job in jobs if job is not None and job.sequence.traceparent]
         if not links:
             return
-        span = self._tracer.begin("step", began_ns, links=links, is_served=False)
+        span = self._tracer.begin("step", began_ns, links=links)
         sent_ns = began_ns + times.plan_ns
         answered_ns = sent_ns + times.round_trip_ns
         ended_ns = answered_ns + decide_ns
@@ -53,4 +53,4 @@ class StepSpans:
             "tandem.rank.collective_ms": [rank.collective_ns / 1e6 for rank in times.ranks],
             "tandem.rank.ahead_ms": [rank.ahead_ns / 1e6 for rank in times.ranks],
         }
-        span.end(ended_ns, attributes=attributes)
+        span.end(ended_ns, Ending(attributes=attributes))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from common.arrays import U32, from_wire
 from common.telemetry.traceparent import Parent, is_traceparent
-from common.telemetry.tracer import OK, Span, Tracer
+from common.telemetry.tracer import OK, Ending, Span, Tracer
 from tandem.shard.v1 import shard_service_pb2 as pb
 
 
@@ -98,4 +98,4 @@ class SequenceSpans:
             return
         about = {**self._about, **traced.prefill.attributes("prefill"), **traced.decode.attributes("decode")}
         ended_ns = traced.last_ns if code == OK else time.perf_counter_ns()
-        traced.span.end(ended_ns, code, reason, attributes=about)
+        traced.span.end(ended_ns, Ending(code, reason, attributes=about))

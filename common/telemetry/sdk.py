@@ -16,7 +16,7 @@ from opentelemetry.trace import Tracer as OtelTracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from common.telemetry.traceparent import NO_PARENT, Parent
-from common.telemetry.tracer import CANCELLED, OK, Attributes, Hop, Span, Tracer, Value
+from common.telemetry.tracer import CANCELLED, OK, Attributes, Ending, Hop, Span, Tracer, Value
 
 FLUSH_BUDGET_S = 2.0
 
@@ -44,17 +44,16 @@ class SdkTracer(Tracer):
         """Whether spans are made at all."""
         return True
 
-    def begin(
-        self, name: str, start_ns: int, parent: Parent = NO_PARENT, links: Iterable[str] = (), is_served: bool = True
-    ) -> Span:
+    def begin(self, name: str, start_ns: int, parent: Parent = NO_PARENT, links: Iterable[str] = ()) -> Span:
         """Begin a span; whether it is recorded is the sampler's to say."""
+        linked = [Link(get_current_span(_context(Parent(link))).get_span_context()) for link in links]
         # Taken once for a span and its parts, so that a clock that is set meanwhile does not tear them apart.
         epoch_ns = time.time_ns() - time.perf_counter_ns()
         span = self._tracer.start_span(
             name,
             context=_context(parent),
-            kind=SpanKind.SERVER if is_served else SpanKind.INTERNAL,
-            links=[Link(get_current_span(_context(Parent(link))).get_span_context()) for link in links],
+            kind=SpanKind.INTERNAL if linked else SpanKind.SERVER,
+            links=linked,
             start_time=epoch_ns + start_ns,
             record_exception=False,
             set_status_on_exception=False,
@@ -94,25 +93,19 @@ class SdkSpan(Span):
             for hop in hops:
                 self._add(hop, set_span_in_context(self._span, Context()))
 
-    def end(
-        self,
-        end_ns: int,
-        code: str = OK,
-        reason: str = "",
-        name: str | None = None,
-        attributes: Attributes | None = None,
-    ) -> None:
+    def end(self, end_ns: int, ending: Ending) -> None:
         """End it."""
         if not self.is_recording:
             return
-        if name is not None:
-            self._span.update_name(name)
-        self._span.set_attributes(_present(attributes or {}))
-        if code == CANCELLED:
+        if ending.name is not None:
+            self._span.update_name(ending.name)
+        self._span.set_attributes(_present(ending.attributes))
+        if ending.code == CANCELLED:
             self._span.set_attribute("tandem.is_cancelled", True)
-        elif code != OK:
-            self._span.set_attribute("error.type", reason or code)
-            self._span.set_status(Status(StatusCode.ERROR, reason or code))
+        elif ending.code != OK:
+            reason = ending.reason or ending.code
+            self._span.set_attribute("error.type", reason)
+            self._span.set_status(Status(StatusCode.ERROR, reason))
         self._span.end(self._epoch_ns + end_ns)
 
     def _add(self, hop: Hop, parent: Context) -> None:

@@ -23,6 +23,19 @@ class Hop:
     parts: Sequence["Hop"] = ()
 
 
+@dataclass(frozen=True)
+class Ending:
+    """How a span ended, by a gRPC code's name: OK and CANCELLED are no errors, all others are.
+
+    `reason` is a fixed word (ErrorInfo.reason) or a text of ours, never a caller's. `name` replaces the span's first.
+    """
+
+    code: str = OK
+    reason: str = ""
+    name: str | None = None
+    attributes: Attributes = field(default_factory=dict)
+
+
 class Span:
     """A span that is not there. Times are of time.perf_counter_ns."""
 
@@ -37,18 +50,8 @@ class Span:
     def add(self, hops: Iterable[Hop]) -> None:
         """Add finished parts."""
 
-    def end(
-        self,
-        end_ns: int,
-        code: str = OK,
-        reason: str = "",
-        name: str | None = None,
-        attributes: Attributes | None = None,
-    ) -> None:
-        """End the span with a gRPC code's name: OK and CANCELLED are no errors, all others are.
-
-        `reason` is a fixed word (ErrorInfo.reason) or a text of ours, never a caller's. `name` replaces the first one.
-        """
+    def end(self, end_ns: int, ending: Ending) -> None:
+        """End the span."""
 
 
 class Tracer:
@@ -59,12 +62,10 @@ class Tracer:
         """Whether spans are made at all."""
         return False
 
-    def begin(
-        self, name: str, start_ns: int, parent: Parent = NO_PARENT, links: Iterable[str] = (), is_served: bool = True
-    ) -> Span:
-        """Begin a span below `parent`, or a trace of its own; `links` are traceparents of others that it belongs to.
+    def begin(self, name: str, start_ns: int, parent: Parent = NO_PARENT, links: Iterable[str] = ()) -> Span:
+        """Begin a span below `parent`, or a trace of its own; `start_ns` is of time.perf_counter_ns.
 
-        `is_served` says that another process asked for this work.
+        `links` are traceparents of others that it belongs to; without any, another process has asked for this work.
         """
         return NO_SPAN
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from common.telemetry.traceparent import NO_PARENT, Parent
-from common.telemetry.tracer import OK, Attributes, Hop, Span, Tracer
+from common.telemetry.tracer import Attributes, Ending, Hop, Span, Tracer
 
 
 class RecordedSpan(Span):
@@ -25,17 +25,11 @@ class RecordedSpan(Span):
         """Keep them."""
         self.hops += hops
 
-    def end(
-        self,
-        end_ns: int,
-        code: str = OK,
-        reason: str = "",
-        name: str | None = None,
-        attributes: Attributes | None = None,
-    ) -> None:
+    def end(self, end_ns: int, ending: Ending) -> None:
         """Keep how it ended; it ends once."""
         assert self.ended is None
-        self.ended, self.name, self.attributes = (code, reason), name or self.name, attributes or {}
+        self.ended = (ending.code, ending.reason)
+        self.name, self.attributes = ending.name or self.name, ending.attributes
 
 
 class RecordingTracer(Tracer):
@@ -50,9 +44,7 @@ class RecordingTracer(Tracer):
         """Always."""
         return True
 
-    def begin(
-        self, name: str, start_ns: int, parent: Parent = NO_PARENT, links: Iterable[str] = (), is_served: bool = True
-    ) -> Span:
+    def begin(self, name: str, start_ns: int, parent: Parent = NO_PARENT, links: Iterable[str] = ()) -> Span:
         """Keep a new span."""
         self.spans.append(RecordedSpan(name, len(self.spans) + 1, parent, links))
         return self.spans[-1]

@@ -79,11 +79,11 @@ def test_without_an_endpoint_nothing_is_imported_and_no_thread_runs() -> None:
 ONE_SPAN = """
 from common.telemetry.setup import set_up_tracing
 from common.telemetry.traceparent import Parent
-from common.telemetry.tracer import Hop
+from common.telemetry.tracer import Ending, Hop
 tracer = set_up_tracing("tandem-test", {"tandem.tp.rank": 3})
 span = tracer.begin("first", 1_000, Parent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-" + FLAGS))
 span.add([Hop("whole", 1_000, 9_000, {}, [Hop("part", 2_000, 3_000, {"left.out": None})])])
-span.end(11_000, "UNAVAILABLE", "WORD", "second", {"one": 1})
+span.end(11_000, Ending("UNAVAILABLE", "WORD", "second", {"one": 1}))
 tracer.close()
 print(span.is_recording, span.traceparent)
 """
