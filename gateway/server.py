@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 
 import grpc
 from grpc_reflection.v1alpha import reflection
@@ -11,8 +12,11 @@ from common.errors import SettingsError
 from common.health import HEALTH_SERVICE, HealthBoard
 from common.manifest import read_manifest
 from common.process import run_until_signalled
+from common.telemetry.metrics_export import exported, is_read
 from common.telemetry.setup import set_up_tracing
 from gateway.limits import ModelLimits
+from gateway.metrics.gateway_metrics import GatewayMetrics
+from gateway.metrics.state_metrics import watch
 from gateway.prompts import PromptReader
 from gateway.registration import SERVICE, register
 from gateway.service import InferenceService
@@ -30,6 +34,12 @@ async def serve(settings: GatewaySettings) -> None:
 
     Raises SettingsError or CheckpointError when it cannot start.
     """
+    metrics, listen = GatewayMetrics(read_manifest(settings.model)[0].name), settings.metrics_listen
+    with exported(metrics.registry, listen, "tandem-gateway", os.environ):
+        await _serve(settings, metrics if is_read(listen, os.environ) else None)
+
+
+async def _serve(settings: GatewaySettings, metrics: GatewayMetrics | None) -> None:
     manifest, checkpoint_hash = read_manifest(settings.model)
     arch = manifest.architecture
     model = ModelLimits(
@@ -44,9 +54,12 @@ async def serve(settings: GatewaySettings) -> None:
     health = HealthBoard([SERVICE.full_name])
     health.add_to(server)
     target = TargetIdentity(manifest.tokenizer.sha256, arch.vocabulary_size, checkpoint_hash)
-    loop = StepLoop(settings, checkpoint_hash, health, _speculator(settings, target), tracer)
+    speculator = _speculator(settings, target)
+    loop = StepLoop(settings, checkpoint_hash, health, speculator, metrics, tracer)
     service = InferenceService(loop, prompts, model, manifest, checkpoint_hash)
-    register(service, server, settings.write_timeout_s, tracer)
+    register(service, server, settings.write_timeout_s, metrics.calls if metrics is not None else None, tracer)
+    if metrics is not None:
+        watch(metrics, loop, speculator, settings.model)
     if settings.reflection:
         names = (SERVICE.full_name, HEALTH_SERVICE, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)

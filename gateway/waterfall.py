@@ -62,6 +62,8 @@ class Waterfall:
     first_step_ns: int = 0
     first_token_ns: int = 0
     last_token_ns: int = 0
+    counted_tokens: int = 0  # what metrics have seen: tokens sent, and the time of the last one
+    counted_until_ns: int = 0
     detokenize_ns: int = 0  # a part of decide_ns
     hops: HopSums = field(default_factory=HopSums)
     first_token_hops: HopSums | None = None  # the steps up to the one that drew the first token

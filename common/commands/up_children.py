@@ -12,6 +12,7 @@ from common.supervisor import Stage
 from common.supervisor_child import ChildCommand
 
 NGRAM = "ngram"
+RENDEZVOUS = "rendezvous"
 RANK_STOP_BUDGET_S = 10.0
 STOP_MARGIN_S = 5.0
 
@@ -28,8 +29,8 @@ GATEWAY_FIELDS = (
 
 
 def plan_stages(settings: UpSettings, model: Path, listen: str, folder: Path, cores: int) -> list[Stage]:
-    """Return the stage of ranks and draft workers and the gateway's: stopped in the opposite order, so that streams
-    can drain.
+    """Return the stage of the ranks, one for each draft worker and the gateway's: stopped in the opposite order, so
+    that streams can drain. Whatever dies but the gateway is started again; ranks all together, for they meet only once.
 
     Workers listen on unix sockets in `folder`, which must be private; `listen` is the gateway's address. Raises
     SettingsError where settings do not fit together, CheckpointError where the draft's model is not there.
@@ -38,8 +39,10 @@ def plan_stages(settings: UpSettings, model: Path, listen: str, folder: Path, co
     ranks = [_rank(settings, rank, model, sockets[rank], folder, cores) for rank in range(settings.tp)]
     draft_sockets = draft_addresses(settings, folder)
     drafts = [_draft(settings, number, socket, cores) for number, socket in enumerate(draft_sockets)]
+    left = [Path(socket.removeprefix("unix:")) for socket in sockets]
     return [
-        Stage([*ranks, *drafts], RANK_STOP_BUDGET_S),
+        Stage(ranks, RANK_STOP_BUDGET_S, restarts=True, leftovers=[folder / RENDEZVOUS, *left]),
+        *(Stage([draft], RANK_STOP_BUDGET_S, restarts=True) for draft in drafts),
         Stage([_gateway(settings, model, listen, sockets, draft_sockets)], settings.drain_budget_s + STOP_MARGIN_S),
     ]
 
@@ -54,6 +57,8 @@ def _gateway(
 ) -> ChildCommand:
     flags = {"model": model, "listen": listen, "ranks": ",".join(ranks)}
     flags |= {name: getattr(settings, name) for name in GATEWAY_FIELDS}
+    if settings.metrics_listen:
+        flags["metrics_listen"] = settings.metrics_listen
     if settings.draft:
         flags["drafts"] = ",".join(drafts) or None
     # What the gateway finds in a request's own text costs no trip, and serves while a worker is away.
@@ -77,7 +82,7 @@ def _rank(settings: UpSettings, rank: int, model: Path, listen: str, folder: Pat
     }
     environ = {"OMP_NUM_THREADS": str(threads)}
     if settings.tp > 1:
-        flags["rendezvous"] = f"file://{folder}/rendezvous"
+        flags["rendezvous"] = f"file://{folder}/{RENDEZVOUS}"
         environ["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
     environ |= _other_settings("shard", settings.shard, taken=flags)
     return ChildCommand(f"rank {rank}", _serve("shard", flags), environ)

@@ -49,6 +49,9 @@ spec:
         {{- range $local := until (int $v.ranksPerNode) }}
         - {name: rank-{{ $local }}, containerPort: {{ add 50060 $local }}}
         {{- end }}
+        {{- if $values.metrics.enabled }}
+        {{- include "tandem.metricsPorts" $v.ranksPerNode | nindent 8 }}
+        {{- end }}
       {{- include "tandem.probes" (dict "port" 50060 "startup" "" "startupMinutes" $v.startupMinutes) | nindent 6 }}
       {{- include "tandem.preStop" $v | nindent 6 }}
       resources:

@@ -35,9 +35,9 @@ CLASSES: Mapping[str, tuple[str, type[Settings]]] = {
 }
 # What the chart sets itself and therefore does not take as a value.
 OURS: Mapping[str, tuple[type[Settings], set[str]]] = {
-    "gateway": (GatewaySettings, {"model", "ranks", "listen", "drafts"}),
-    "verifier": (ShardSettings, {"model", "rank", "tp", "rendezvous", "listen", "device"}),
-    "draft": (DraftSettings, {"proposer", "model", "listen", "device"}),
+    "gateway": (GatewaySettings, {"model", "ranks", "listen", "drafts", "metrics_listen"}),
+    "verifier": (ShardSettings, {"model", "rank", "tp", "rendezvous", "listen", "device", "metrics_listen"}),
+    "draft": (DraftSettings, {"proposer", "model", "listen", "device", "metrics_listen"}),
 }
 
 
