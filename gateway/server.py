@@ -3,14 +3,14 @@
 import asyncio
 import logging
 
-import grpc
 from grpc_reflection.v1alpha import reflection
 
-from common.channel import server_options
-from common.errors import SettingsError
 from common.health import HEALTH_SERVICE, HealthBoard
+from common.listening import health_port
 from common.manifest import read_manifest
 from common.process import run_until_signalled
+from gateway.auth.access import guarded_server, worker_tls
+from gateway.auth.callers import Callers
 from gateway.limits import ModelLimits
 from gateway.prompts import PromptReader
 from gateway.registration import SERVICE, register
@@ -38,30 +38,33 @@ async def serve(settings: GatewaySettings) -> None:
         max_new_tokens=min(settings.max_new_tokens, arch.context_length),
     )
     prompts = PromptReader(settings.model, manifest, model)
-    server = grpc.aio.server(options=server_options(settings.max_message_bytes))
+    callers = Callers(settings.tenants)
+    server, port = guarded_server(settings, callers)
     health = HealthBoard([SERVICE.full_name])
     health.add_to(server)
     target = TargetIdentity(manifest.tokenizer.sha256, arch.vocabulary_size, checkpoint_hash)
-    loop = StepLoop(settings, checkpoint_hash, health, _speculator(settings, target))
-    register(InferenceService(loop, prompts, model, manifest, checkpoint_hash), server, settings.write_timeout_s)
+    rank_tls = worker_tls(settings, settings.rank_tls_name)
+    loop = StepLoop(settings, checkpoint_hash, health, _speculator(settings, target), rank_tls)
+    health.judge_liveness(lambda: not loop.progress.stalled)
+    service = InferenceService(loop, prompts, model, manifest, checkpoint_hash, callers)
+    register(service, server, settings.write_timeout_s)
     if settings.reflection:
         names = (SERVICE.full_name, HEALTH_SERVICE, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
-    try:
-        port = server.add_insecure_port(settings.listen)
-    except RuntimeError as error:
-        raise SettingsError(f"cannot listen on {settings.listen}: {error}") from error
     await prompts.start()
-    await server.start()
-    log.info("listening on port %d for %s", port, manifest.name)
-    running = asyncio.create_task(loop.run())
     try:
-        await run_until_signalled(
-            server, health, drain=loop.drain, drain_budget_s=settings.drain_budget_s, failed=running
-        )
+        async with health_port(settings.health_listen, health):
+            await server.start()
+            log.info("listening on port %d for %s", port, manifest.name)
+            running = asyncio.create_task(loop.run())
+            try:
+                await run_until_signalled(
+                    server, health, drain=loop.drain, drain_budget_s=settings.drain_budget_s, failed=running
+                )
+            finally:
+                running.cancel()
+                await asyncio.wait([running])
     finally:
-        running.cancel()
-        await asyncio.wait([running])
         await prompts.close()
 
 
@@ -69,5 +72,6 @@ def _speculator(settings: GatewaySettings, target: TargetIdentity) -> Speculator
     """Return what drafts, or None where nothing does."""
     if settings.max_draft_tokens == 0 or not (settings.drafts or settings.ngram):
         return None
-    pool = DraftPool(settings.drafts, target) if settings.drafts else None
+    tls = worker_tls(settings, settings.draft_tls_name)
+    pool = DraftPool(settings.drafts, target, tls) if settings.drafts else None
     return Speculator(pool, settings.ngram, settings.max_draft_tokens, fixed=settings.draft_length == "fixed")

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 from common.errors import Refused, RequestFailed, TandemError, Unavailable
 from common.health import HealthBoard
+from common.progress import Progress
+from common.tls import ClientTls
 from gateway.decision import Decision, Job
 from gateway.frames import encode_plan
 from gateway.generation import Generation
@@ -41,8 +43,11 @@ class StepLoop:
         checkpoint_hash: str,
         health: HealthBoard,
         speculator: Speculator | None = None,
+        rank_tls: ClientTls | None = None,
     ) -> None:
         self._settings = settings
+        self._rank_tls = rank_tls
+        self.progress = Progress(settings.step_timeout_s + settings.stall_timeout_s)
         self._checkpoint_hash = checkpoint_hash
         self._health = health
         self._speculator = speculator
@@ -124,7 +129,7 @@ class StepLoop:
         while True:
             try:
                 group = await ShardGroup.attach(
-                    self._settings.ranks, self._checkpoint_hash, self._settings.step_timeout_s
+                    self._settings.ranks, self._checkpoint_hash, self._settings.step_timeout_s, self._rank_tls
                 )
                 self._take(group.info)
             except TandemError as error:
@@ -145,6 +150,7 @@ class StepLoop:
             self._jobs.pop(misfit).fail(Unavailable("the ranks came back with too small a KV cache"))
 
     async def _lose_group(self) -> None:
+        self.progress.rest()  # what waits for ranks is no reason to end this process
         await self._health.set_serving(False)
         group, self._group = self._group, None
         assert group is not None
@@ -154,12 +160,14 @@ class StepLoop:
         scheduler = self._scheduler
         assert scheduler is not None
         while True:
+            self.progress.advance()
             if self._speculator is not None:
                 await self._speculator.propose()
             began_ns = time.perf_counter_ns()
             plan = scheduler.plan()
             if plan is None:
                 self._work.clear()
+                self.progress.rest()
                 await self._work.wait()
                 continue
             await self._step(group, scheduler, plan, began_ns)

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Callable
 
 from common.health import HealthBoard
-from common.listening import failure, worker_server
+from common.listening import failure, health_port, worker_server
 from common.process import run_until_signalled
+from common.progress import Progress
 from shard_worker.engine import Engine
 from shard_worker.service import ShardService
 from shard_worker.settings import ShardSettings
@@ -25,16 +26,19 @@ async def serve(settings: ShardSettings) -> None:
     Raises SettingsError or CheckpointError when it cannot start, and what went wrong when a step failed.
     """
     failed, fail = failure()
-    server, health = worker_server(settings.listen, SERVICE_NAME)
-    service = ShardService(on_failure=fail)
+    server, health = worker_server(settings.listen, SERVICE_NAME, settings)
+    progress = Progress(settings.collective_timeout_s + settings.stall_timeout_s)
+    health.judge_liveness(lambda: not progress.stalled)
+    service = ShardService(on_failure=fail, progress=progress)
     shard_service_pb2_grpc.add_ShardServiceServicer_to_server(service, server)
     await server.start()
     log.info("rank %d of %d: loading %s", settings.rank, settings.tp, settings.model)
     loading = asyncio.create_task(_load(service, settings, health, fail))
     try:
-        await run_until_signalled(
-            server, health, drain=service.idle, drain_budget_s=settings.drain_budget_s, failed=failed
-        )
+        async with health_port(settings.health_listen, health):
+            await run_until_signalled(
+                server, health, drain=service.idle, drain_budget_s=settings.drain_budget_s, failed=failed
+            )
     finally:
         loading.cancel()
         if not service.close():

@@ -1,6 +1,7 @@
 """The step stream on a rank: who may speak, and in which order. What a step computes is `engine.py`'s."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -11,6 +12,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from common.errors import Refused, Unavailable
+from common.progress import Progress
 from common.status import translated
 from common.step_protocol import PROTOCOL_VERSION, plan_hash, ran_hash
 from shard_worker.engine import Engine
@@ -40,8 +42,9 @@ class ShardService(shard_service_pb2_grpc.ShardServiceServicer):
     that raises ends the rank through `on_failure`: its peers may be waiting in a collective that it left.
     """
 
-    def __init__(self, on_failure: Callable[[BaseException], None]) -> None:
+    def __init__(self, on_failure: Callable[[BaseException], None], progress: Progress | None = None) -> None:
         self._on_failure = on_failure
+        self._progress = progress or Progress(math.inf)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="torch")
         self._engine: Engine | None = None
         self._fence = 0
@@ -156,15 +159,18 @@ class ShardService(shard_service_pb2_grpc.ShardServiceServicer):
         def run() -> None:
             if not answer.set_running_or_notify_cancel():
                 return
+            self._progress.advance()
             try:
                 answer.set_result(work())
             except Exception as error:
                 answer.set_exception(error)
+                self._progress.rest()
                 return
             try:
                 then()
             except Exception as error:
                 loop.call_soon_threadsafe(self._on_failure, error)
+            self._progress.rest()
 
         self._thread.submit(run)
         try:

@@ -27,6 +27,7 @@ COMMANDS = {
     "serve": LazyCommand("common.cli.serve:serve", "Run one service in the foreground."),
     "generate": LazyCommand("common.commands.generate:generate", "Stream one answer from a running gateway."),
     "chat": LazyCommand("common.commands.chat:chat", "Talk to a running gateway, turn by turn."),
+    "token": LazyCommand("common.commands.token:token", "Make a token for a tenant of a gateway."),
     "perplexity": LazyCommand("common.commands.perplexity:perplexity", "Measure how well a model predicts a text."),
     "download": LazyCommand("shard_worker.commands.download:download", "Fetch a model into the store."),
     "convert": LazyCommand("shard_worker.commands.convert:convert", "Turn a foreign model into a checkpoint."),

@@ -10,7 +10,7 @@ import click
 import grpc
 
 from common.commands.client import Client, connected
-from common.commands.request_options import address_option
+from common.commands.gateway_address import GatewayAddress, gateway_address_options
 from common.status import read_error
 from tandem.v1 import inference_service_pb2 as pb
 
@@ -19,14 +19,14 @@ DEFAULT_WINDOW_TOKENS = 1024
 
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@address_option
+@gateway_address_options
 @click.option(
     "--window",
     type=click.IntRange(min=2),
     help=f"tokens seen at once  [default: {DEFAULT_WINDOW_TOKENS}, or the model's context]",
 )
 @click.option("--max-tokens", type=click.IntRange(min=2), help="score this many tokens, spread over the text, at most")
-def perplexity(file: Path, address: str, window: int | None, max_tokens: int | None) -> None:
+def perplexity(file: Path, gateway: GatewayAddress, window: int | None, max_tokens: int | None) -> None:
     """Print exp of the mean negative log-probability that a running gateway gives to the tokens of FILE.
 
     The text is cut into windows that do not overlap; each window's first token is context only. Compare two models only
@@ -36,11 +36,11 @@ def perplexity(file: Path, address: str, window: int | None, max_tokens: int | N
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise click.ClickException(f"{file}: {error}") from None
-    asyncio.run(_perplexity(text, address, window, max_tokens))
+    asyncio.run(_perplexity(text, gateway, window, max_tokens))
 
 
-async def _perplexity(text: str, address: str, window: int | None, max_tokens: int | None) -> None:
-    async with connected(address) as client:
+async def _perplexity(text: str, gateway: GatewayAddress, window: int | None, max_tokens: int | None) -> None:
+    async with connected(gateway) as client:
         window = window or min(DEFAULT_WINDOW_TOKENS, client.model.context_length)
         try:
             ids = (await client.stub.Tokenize(pb.TokenizeRequest(text=text))).token_ids
