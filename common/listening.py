@@ -25,6 +25,7 @@ def worker_server(listen: str, service_name: str, settings: ServiceSettings) -> 
     """
     _check_unused(listen)
     peers = peers_asked_for(listen, settings)
+    refuse_plaintext_port(listen, settings)
     if settings.tls_cert is not None and peers is None and not listen.startswith("unix:"):
         raise SettingsError("a worker that serves TLS must know its callers: set --tls-ca and --tls-peers")
     guards = [Guard(peers=peers)] if peers is not None else []

@@ -48,7 +48,7 @@ _OPTIONS = (
         show_default=True,
         show_envvar=True,
         help="address of the gateway",
-    ),  # fmt: skip
+    ),
     _file_option("tls-ca", "PEM file of the authorities of the gateway's certificate; turns TLS on"),
     _file_option("tls-cert", "PEM file of the certificate to show, where the gateway asks for one"),
     _file_option("tls-key", "PEM file of that certificate's key"),

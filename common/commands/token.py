@@ -18,9 +18,7 @@ TOKEN_BYTES = 32
     "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="new file for the token itself"
 )
 @click.option("--max-streams", type=click.IntRange(min=1), help="most requests of the tenant at once")
-@click.option(
-    "--max-tokens-per-minute", type=click.IntRange(min=1), help="most tokens, of prompts and answers together"
-)
+@click.option("--max-tokens-per-minute", type=click.IntRange(min=1), help="most tokens of prompts and answers together")
 def token(tenant: str, out: Path, max_streams: int | None, max_tokens_per_minute: int | None) -> None:
     """Make a token for TENANT: the token goes to a file that only you can read, its entry for --tenants to stdout.
 

@@ -38,7 +38,8 @@ def plan_stages(settings: UpSettings, model: Path, listen: str, folder: Path, co
     can drain.
 
     Workers listen on unix sockets in `folder`, which must be private; `listen` is the gateway's address. Raises
-    SettingsError where settings do not fit together or would let strangers in, CheckpointError where the draft's model is not there.
+    SettingsError where settings do not fit together or would let strangers in, CheckpointError where the draft's model
+    is not there.
     """
     _refuse_open_doors(settings, listen)
     sockets = [f"unix:{folder}/rank{rank}.sock" for rank in range(settings.tp)]
