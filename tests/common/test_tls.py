@@ -18,7 +18,7 @@ from common.listening import worker_server
 from common.service_settings import ServiceSettings
 from common.status import read_status
 from common.tls import ClientTls, TlsFiles, server_credentials
-from tests.support.certificates import Authority, replace
+from tests.support.certificates import Authority, encrypt, replace
 
 SERVER, GATEWAY, URI = "verifier.llm.svc", "gateway.llm.svc", "spiffe://cluster.local/ns/llm/sa/gateway"
 CALL_S, WAIT_S = 20.0, 60.0
@@ -196,8 +196,7 @@ def test_files_that_cannot_be_used_are_refused_by_name(broken: str, tmp_path: Pa
     elif broken == "another key":
         files.key.write_bytes((ours.issue("other", SERVER).key or tmp_path).read_bytes())
     elif broken == "encrypted":
-        text = files.key.read_text().replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY")
-        files.key.write_text(text)
+        encrypt(files.key)
     else:
         files.ca.write_text("nothing")
     with pytest.raises(SettingsError, match="ca.pem" if broken == "no authority" else "server.pem"):

@@ -65,6 +65,13 @@ def replace(path: Path, content: bytes) -> None:
     new.replace(path)
 
 
+def encrypt(key_file: Path) -> None:
+    """Encrypt a private key with a password that nobody knows."""
+    key = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
+    algorithm = serialization.BestAvailableEncryption(b"secret")
+    key_file.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, algorithm))
+
+
 def _common_name(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
