@@ -22,6 +22,12 @@ MISTAKES = [
     ("amd", ["draft.autoscaling.metrics=[]"], "draft.autoscaling.metrics"),
     ("amd", ["draft.autoscaling.minReplicas=0"], "minReplicas 0 needs kind keda"),
     ("nvidia", ["draft.autoscaling.triggers=[]"], "draft.autoscaling.triggers"),
+    ("cpu", ['tls.source="secrets"', 'tls.secrets={"gateway": "g", "verifier": "v"}'], "tls.secrets.draft"),
+    ("cpu", ['tls.secrets.gateway="g"'], "tls.secrets are used by tls.source secrets only"),
+    ("cpu", ['tls.source="certManager"'], "tls.issuer.name"),
+    ("cpu", ['tls.issuer.name="ca"'], "tls.issuer is used by tls.source certManager only"),
+    ("cpu", ['tls.clients=["a"]'], "tls.clients"),
+    ("cpu", ['auth.testTokenSecret.name="t"'], "auth.tenantsSecret"),
 ]
 # What the schema refuses; the last part of the name must be in the message.
 TYPOS = [
@@ -40,6 +46,10 @@ TYPOS = [
     'verifier.env=[{"name": "TANDEM_SHARD_TP", "value": "4"}]',
     "draft.replicas=-1",
     'logLevel="loud"',
+    'tls.source="yes"',
+    'tls.secret="s"',
+    "gateway.settings.allow_plaintext=true",
+    'auth.tokens=["secret"]',
 ]
 
 

@@ -8,6 +8,7 @@ import yaml
 from click.testing import CliRunner
 
 from common.cli.main import tandem
+from common.service_settings import ServiceSettings
 from common.settings import Settings
 from common.settings_sources import resolve
 from draft_worker.settings import DraftSettings
@@ -33,11 +34,16 @@ CLASSES: Mapping[str, tuple[str, type[Settings]]] = {
     "shard.yaml": ("TANDEM_SHARD", ShardSettings),
     "draft.yaml": ("TANDEM_DRAFT", DraftSettings),
 }
+SECURITY = set(ServiceSettings.model_fields) - {"stall_timeout_s"}
+GATEWAY_SECURITY = {
+    *("tenants", "allow_anonymous", "rank_tls_name", "draft_tls_name"),
+    *("worker_tls_cert", "worker_tls_key", "worker_tls_ca"),
+}
 # What the chart sets itself and therefore does not take as a value.
 OURS: Mapping[str, tuple[type[Settings], set[str]]] = {
-    "gateway": (GatewaySettings, {"model", "ranks", "listen", "drafts"}),
-    "verifier": (ShardSettings, {"model", "rank", "tp", "rendezvous", "listen", "device"}),
-    "draft": (DraftSettings, {"proposer", "model", "listen", "device"}),
+    "gateway": (GatewaySettings, {"model", "ranks", "listen", "drafts", *SECURITY, *GATEWAY_SECURITY}),
+    "verifier": (ShardSettings, {"model", "rank", "tp", "rendezvous", "listen", "device", *SECURITY}),
+    "draft": (DraftSettings, {"proposer", "model", "listen", "device", *SECURITY}),
 }
 
 
