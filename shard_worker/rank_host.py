@@ -75,7 +75,10 @@ def plan_ranks(settings: RankHostSettings, environ: Mapping[str, str], folder: P
         if settings.health_port is not None and local == 0:
             flags["health_listen"] = f"{settings.bind}:{settings.health_port}"
         rank_settings = resolve(ShardSettings, "TANDEM_SHARD", flags, environ)
-        refuse_plaintext_port(rank_settings.listen, rank_settings)
+        try:
+            refuse_plaintext_port(rank_settings.listen, rank_settings)
+        except SettingsError as error:
+            raise SettingsError(f"{error} (ranks take these as TANDEM_SHARD_*, or from its settings file)") from error
         drain_budget_s = rank_settings.drain_budget_s
         line = [sys.executable, "-m", "common.cli.main", "serve", "shard"]
         line += [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", str(value))]
