@@ -44,7 +44,7 @@ async def worker(settings: ServiceSettings) -> AsyncIterator[str]:
     """Serve two methods as a worker serves its own, on a free port."""
     address = free_address("127.0.0.1:0")
     server, _ = worker_server(address, "test", settings)
-    methods = {
+    methods: dict[str, Any] = {
         "Echo": grpc.unary_unary_rpc_method_handler(echo),
         "Count": grpc.unary_stream_rpc_method_handler(count),
     }
