@@ -56,6 +56,8 @@ class Guard(grpc.aio.ServerInterceptor):
         kinds = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
         (kind,) = (name for name in kinds if getattr(handler, name) is not None)
         method: Any = getattr(handler, kind)
+        # Not even parsed before the caller is known; a stream is read by its method only.
+        parse: Any = None if handler.request_streaming else handler.request_deserializer
 
         async def admit(context: Context) -> None:
             if peers.isdisjoint(names_of_peer(context.auth_context())):
@@ -63,15 +65,18 @@ class Guard(grpc.aio.ServerInterceptor):
 
         async def call(request: Any, context: Context) -> Any:
             await admit(context)
-            return await method(request, context)
+            return await method(parse(request) if parse else request, context)
 
         async def stream(request: Any, context: Context) -> Any:
             await admit(context)
-            async with aclosing(method(request, context)) as responses:
+            async with aclosing(method(parse(request) if parse else request, context)) as responses:
                 async for response in responses:
                     yield response
 
-        changed: Handler = handler._replace(**{kind: stream if inspect.isasyncgenfunction(method) else call})  # type: ignore[attr-defined]
+        fields: dict[str, Any] = {kind: stream if inspect.isasyncgenfunction(method) else call}
+        if not handler.request_streaming:
+            fields["request_deserializer"] = None
+        changed: Handler = handler._replace(**fields)  # type: ignore[attr-defined]
         return changed
 
 

@@ -18,8 +18,13 @@ from common.listening import worker_server
 from common.service_settings import ServiceSettings
 from common.status import read_status
 from common.tls import ClientTls, TlsFiles, server_credentials
+from tandem.draft.v1.draft_service_pb2 import DESCRIPTOR as DRAFT
+from tandem.draft.v1.draft_service_pb2_grpc import DraftServiceServicer, add_DraftServiceServicer_to_server
+from tandem.shard.v1.shard_service_pb2 import DESCRIPTOR as SHARD
+from tandem.shard.v1.shard_service_pb2_grpc import ShardServiceServicer, add_ShardServiceServicer_to_server
 from tests.support.certificates import Authority, encrypt, replace
 
+WORKERS = (SHARD.services_by_name["ShardService"], DRAFT.services_by_name["DraftService"])
 SERVER, GATEWAY, URI = "verifier.llm.svc", "gateway.llm.svc", "spiffe://cluster.local/ns/llm/sa/gateway"
 CALL_S, WAIT_S = 20.0, 60.0
 StatusCode = grpc.StatusCode
@@ -121,6 +126,26 @@ def test_methods_that_do_not_exist_are_refused_alike_and_health_is_open(tmp_path
                 health = health_pb2_grpc.HealthStub(channel)
                 answer = await health.Check(health_pb2.HealthCheckRequest(service="live"), timeout=CALL_S)
                 assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+    asyncio.run(run())
+
+
+def test_no_method_of_a_worker_is_open_to_others(tmp_path: Path) -> None:
+    ours = Authority(tmp_path)
+    other = ours.client("other", "other.svc", server_name=SERVER)
+    methods = [f"/{service.full_name}/{name}" for service in WORKERS for name in service.methods_by_name]
+    assert len(methods) == 4
+
+    async def run() -> None:
+        address = free_address("127.0.0.1:0")
+        server, _ = worker_server(address, "test", settings_of(ours.issue("server", SERVER)))
+        add_ShardServiceServicer_to_server(ShardServiceServicer(), server)  # type: ignore[abstract]
+        add_DraftServiceServicer_to_server(DraftServiceServicer(), server)  # type: ignore[abstract]
+        await server.start()
+        try:
+            assert {await call(address, other, method) for method in methods} == {StatusCode.PERMISSION_DENIED}
+        finally:
+            await server.stop(0)
 
     asyncio.run(run())
 

@@ -1,5 +1,6 @@
 """Do the rendered processes run? Those of the cpu preset are started here, by the chart's own commands, and stream."""
 
+import re
 import signal
 import socket
 import subprocess
@@ -53,7 +54,10 @@ def test_the_rendered_processes_stream_and_stop(sets: tuple[str, ...], tmp_path:
         answer = first_answer(test_pod, local, services, tmp_path)
         assert answer.returncode == 0, answer.stderr + logs(tmp_path)
         assert answer.stdout.strip()
-        assert "draft worker" in (tmp_path / "gateway.log").read_text()
+        until_s = time.monotonic() + START_S
+        while not re.search("draft worker .* is there", (tmp_path / "gateway.log").read_text()):
+            assert time.monotonic() < until_s, logs(tmp_path)
+            time.sleep(0.1)
         for service in reversed(services):
             service.send_signal(signal.SIGTERM)
             assert service.wait(STOP_S) == 0, logs(tmp_path)
