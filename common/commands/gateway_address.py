@@ -1,17 +1,17 @@
-"""The flags that say which gateway to talk to, and how: address, TLS, token"""
+"""Which gateway to talk to, and how: address, TLS, token"""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import click
 
+from common.commands.connection_options import ADDRESS_OPTION, CONNECTION_NAMES, CONNECTION_OPTIONS
 from common.errors import SettingsError
 from common.plaintext import refuse_plaintext
 from common.tls import ClientTls, TlsFiles
 
-DEFAULT_ADDRESS = "127.0.0.1:50051"
 MAX_TOKEN_CHARS = 4096
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -33,56 +33,33 @@ class GatewayAddress(NamedTuple):
         return f"GatewayAddress({self.address!r})"
 
 
-def _file_option(name: str, text: str) -> Callable[[F], F]:
-    variable = f"TANDEM_{name.upper().replace('-', '_')}"
-    return click.option(
-        f"--{name}", type=click.Path(dir_okay=False, path_type=Path), envvar=variable, show_envvar=True, help=text
-    )
-
-
-_OPTIONS = (
-    click.option(
-        "--address",
-        default=DEFAULT_ADDRESS,
-        envvar="TANDEM_ADDRESS",
-        show_default=True,
-        show_envvar=True,
-        help="address of the gateway",
-    ),
-    _file_option("tls-ca", "PEM file of the authorities of the gateway's certificate; turns TLS on"),
-    _file_option("tls-cert", "PEM file of the certificate to show, where the gateway asks for one"),
-    _file_option("tls-key", "PEM file of that certificate's key"),
-    _file_option("token-file", "file that holds the token to call with"),
-    click.option("--allow-plaintext", is_flag=True, help="send the token without TLS beyond this machine too"),
-)
-
-
 def gateway_address_options(command: F) -> F:
     """Give a click command the flags of a gateway; they arrive as one argument, `gateway`, a GatewayAddress."""
 
     @functools.wraps(command)
-    def with_gateway(
-        address: str,
-        tls_ca: Path | None,
-        tls_cert: Path | None,
-        tls_key: Path | None,
-        token_file: Path | None,
-        allow_plaintext: bool,
-        **others: Any,
-    ) -> Any:
-        if tls_ca is None and (tls_cert or tls_key):
-            raise click.UsageError("--tls-cert and --tls-key need --tls-ca")
-        tls = ClientTls(TlsFiles(tls_cert, tls_key, tls_ca)) if tls_ca is not None else None
-        if token_file is not None and tls is None and not allow_plaintext:
-            refuse_plaintext([address], "sending the token to", "give --tls-ca, or allow it with --allow-plaintext")
-        token = read_token(token_file) if token_file is not None else None
-        return command(gateway=GatewayAddress(address, tls, token), **others)
+    def with_gateway(address: str, **flags: Any) -> Any:
+        connection = {name: flags.pop(name) for name in CONNECTION_NAMES}
+        return command(gateway=read_gateway(address, connection), **flags)
 
     wrapped: Any = with_gateway
-    for option in reversed(_OPTIONS):
+    for option in reversed((ADDRESS_OPTION, *CONNECTION_OPTIONS)):
         wrapped = option(wrapped)
     result: F = wrapped
     return result
+
+
+def read_gateway(address: str, flags: Mapping[str, Any]) -> GatewayAddress:
+    """Return the gateway at `address` that CONNECTION_OPTIONS say how to talk to.
+
+    Raises click.UsageError and SettingsError where they do not fit together or files cannot be read.
+    """
+    tls_ca, tls_cert, tls_key, token_file, allow_plaintext = (flags[name] for name in CONNECTION_NAMES)
+    if tls_ca is None and (tls_cert or tls_key):
+        raise click.UsageError("--tls-cert and --tls-key need --tls-ca")
+    tls = ClientTls(TlsFiles(tls_cert, tls_key, tls_ca)) if tls_ca is not None else None
+    if token_file is not None and tls is None and not allow_plaintext:
+        refuse_plaintext([address], "sending the token to", "give --tls-ca, or allow it with --allow-plaintext")
+    return GatewayAddress(address, tls, read_token(token_file) if token_file is not None else None)
 
 
 def read_token(path: Path) -> str:
