@@ -20,14 +20,15 @@ from shard_worker.model.kv_cache import KVCache
 from shard_worker.model.llama import Llama
 from shard_worker.model.weights import load_model
 from shard_worker.native.decoder import NativeDecoder
+from shard_worker.native.sampler import NativeSampler
 from shard_worker.native.selection import native_decoder
 from shard_worker.parallel import RankGroup, form_group
 from shard_worker.partition import Partition, partition
 from shard_worker.plan import Bounds, Rows, read_rows
 from shard_worker.run_ahead import AheadRows, RunAhead
-from shard_worker.sampling.records import LastStep, sample_records, score_records
+from shard_worker.sampling.records import LastStep, PackedRecords, UndrawnStep, sample_records, score_records
 from shard_worker.sampling.state import SequenceState
-from shard_worker.sampling.wire import PackedRecords, pack
+from shard_worker.sampling.wire import pack
 from shard_worker.settings import ShardSettings
 from shard_worker.step_logits import step_logits
 from tandem.shard.v1 import shard_service_pb2 as pb
@@ -46,7 +47,7 @@ class Engine:
         group: RankGroup,
         info: pb.GetInfoResponse,
         native: NativeDecoder | GraphDecoder | None = None,
-        sampler: GraphSampler | None = None,
+        sampler: GraphSampler | NativeSampler | None = None,
     ) -> None:
         self.info = info
         self._sampler = sampler
@@ -55,7 +56,7 @@ class Engine:
         self._forward = Forward(model, cache, native, DTYPES[info.dtype], torch.device(info.device))
         self._run_ahead = RunAhead(self._forward, group)
         self._sequences: dict[int, SequenceState] = {}
-        self._last_step: LastStep | None = None
+        self._last_step: LastStep | UndrawnStep | None = None
         self._bounds = Bounds(
             num_blocks=info.num_blocks,
             block_size=info.block_size_tokens,
@@ -111,7 +112,7 @@ class Engine:
         )
         if on_gpu is not None:
             return cls(model, cache, part, group, info, on_gpu.decoder, on_gpu.sampler)
-        return cls(model, cache, part, group, info, native)
+        return cls(model, cache, part, group, info, native, native.sampler if native is not None else None)
 
     def reset(self) -> None:
         """Forget every sequence: a gateway has attached."""
@@ -185,13 +186,14 @@ class Engine:
             self._last_step = None
             return []
         lengths = (plan.num_noised, plan.num_top, plan.num_raw)
+        if isinstance(self._sampler, NativeSampler):
+            packed, self._last_step = self._sampler(logits_PV, states, positions, *lengths)
+            return [packed]
         if self._sampler is not None and self._sampler.takes(states):
             records, self._last_step = self._sampler(logits_PV, states, positions, *lengths)
         else:
             first_id = self._vocabulary.start
-            records, self._last_step = sample_records(
-                logits_PV, states, positions, first_id, *lengths, self._forward.summarize
-            )
+            records, self._last_step = sample_records(logits_PV, states, positions, first_id, *lengths)
         return [pack(records)]
 
     def _score(self, rows: Rows, plan: pb.Plan, hidden_SM: torch.Tensor) -> list[PackedRecords]:

@@ -11,7 +11,6 @@ from shard_worker.model.kv_cache import KVCache
 from shard_worker.model.llama import Llama
 from shard_worker.native.decoder import NativeDecoder
 from shard_worker.plan import Rows
-from shard_worker.sampling.records import Summarize
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,3 @@ class Forward:
         if self.native is not None and self.native.takes(len(hidden_PM)):
             return self.native.logits(hidden_PM)
         return self.model.logits(hidden_PM)
-
-    @property
-    def summarize(self) -> Summarize | None:
-        """Native code that looks at rows of logits, where there is any."""
-        return self.native.summarize if isinstance(self.native, NativeDecoder) else None

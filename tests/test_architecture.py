@@ -42,6 +42,11 @@ FORBIDDEN_NAMES = {
     *("os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"),
     *("asyncio.create_subprocess_shell", "eval", "exec", "builtins.eval", "builtins.exec"),
 }
+# Who reads and writes files of torch.save: a child process that has nothing to lose, and the tests in others' name.
+EXCEPTIONS = {
+    "torch.load": "shard_worker/checkpoint/torch_child.py",
+    "torch.save": "tests/support/foreign_checkpoints.py",
+}
 FORBIDDEN_ATTRIBUTES = {
     *("all_gather_object", "gather_object", "broadcast_object_list", "scatter_object_list"),
     *("send_object_list", "recv_object_list", "subprocess_shell", "trust_remote_code"),
@@ -169,7 +174,10 @@ def test_no_file_does_what_is_forbidden() -> None:
         # A test may see to it that a command behaves in a shell's pipe.
         if not (path.is_relative_to(ROOT / "tests") and line.endswith(" shell="))
     ]
-    assert found == []
+    excepted = {(path, name) for name, path in EXCEPTIONS.items()}
+    places = [(line.partition(":")[0], line.rpartition(" ")[2]) for line in found]
+    assert set(places) == excepted, found
+    assert len(places) == len(excepted), "one call each"
 
 
 @pytest.mark.parametrize(("package", "foreign"), [("gateway", OF_A_RANK | OF_TESTS), ("common", OF_A_RANK | OF_TESTS)])

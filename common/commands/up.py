@@ -25,7 +25,8 @@ def up(config: Path | None, log_level: str, **flags: object) -> int:
     """Run a gateway, its ranks and draft workers on this machine.
 
     Prints one line, READY host:port, on stdout once it serves; logs go to stderr. Ctrl-C lets running answers
-    finish; a second Ctrl-C does not. Environment variables begin with TANDEM_UP_.
+    finish; a second Ctrl-C does not. Ranks and draft workers that end by themselves are started again, and answers go
+    on where they were. Environment variables begin with TANDEM_UP_.
     """
     settings = resolve(UpSettings, "TANDEM_UP", flags, os.environ, config)
     set_up_logging("up", log_level)
@@ -33,11 +34,11 @@ def up(config: Path | None, log_level: str, **flags: object) -> int:
 
 
 async def serve(settings: UpSettings, plan: Plan = plan_stages) -> int:
-    """Run until a signal comes (exit code 0) or a child dies (1)."""
+    """Run until a signal comes (exit code 0), or a child ends that cannot be started again (1)."""
     try:
         async with running_stack(settings, plan) as stack:
             click.echo(f"READY {stack.address}")
-            await stack.supervisor.while_running(asyncio.Event().wait())
+            await stack.supervisor.while_running(asyncio.Event().wait(), restarting=True)
     except Stopped:
         log.info("stopped")
         return 0

@@ -13,6 +13,7 @@ from common.supervisor import Stage
 from common.supervisor_child import ChildCommand
 
 NGRAM = "ngram"
+RENDEZVOUS = "rendezvous"
 RANK_STOP_BUDGET_S = 10.0
 STOP_MARGIN_S = 5.0
 
@@ -34,8 +35,8 @@ GATEWAY_FIELDS = (
 
 
 def plan_stages(settings: UpSettings, model: Path, listen: str, folder: Path, cores: int) -> list[Stage]:
-    """Return the stage of ranks and draft workers and the gateway's: stopped in the opposite order, so that streams
-    can drain.
+    """Return the stage of the ranks, one for each draft worker and the gateway's: stopped in the opposite order, so
+    that streams can drain. Whatever dies but the gateway is started again; ranks all together, for they meet only once.
 
     Workers listen on unix sockets in `folder`, which must be private; `listen` is the gateway's address. Raises
     SettingsError where settings do not fit together or would let strangers in, CheckpointError where the draft's model
@@ -46,11 +47,12 @@ def plan_stages(settings: UpSettings, model: Path, listen: str, folder: Path, co
     ranks = [_rank(settings, rank, model, sockets[rank], folder, cores) for rank in range(settings.tp)]
     draft_sockets = draft_addresses(settings, folder)
     drafts = [_draft(settings, number, socket, cores) for number, socket in enumerate(draft_sockets)]
+    left = [Path(socket.removeprefix("unix:")) for socket in sockets]
+    gateway = _gateway(settings, model, listen, sockets, draft_sockets, folder)
     return [
-        Stage([*ranks, *drafts], RANK_STOP_BUDGET_S),
-        Stage(
-            [_gateway(settings, model, listen, sockets, draft_sockets, folder)], settings.drain_budget_s + STOP_MARGIN_S
-        ),
+        Stage(ranks, RANK_STOP_BUDGET_S, restarts=True, leftovers=[folder / RENDEZVOUS, *left]),
+        *(Stage([draft], RANK_STOP_BUDGET_S, restarts=True) for draft in drafts),
+        Stage([gateway], settings.drain_budget_s + STOP_MARGIN_S),
     ]
 
 
@@ -107,7 +109,7 @@ def _rank(settings: UpSettings, rank: int, model: Path, listen: str, folder: Pat
     }
     environ = {"OMP_NUM_THREADS": str(threads)}
     if settings.tp > 1:
-        flags["rendezvous"] = f"file://{folder}/rendezvous"
+        flags["rendezvous"] = f"file://{folder}/{RENDEZVOUS}"
         environ["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
     environ |= _other_settings("shard", settings.shard, taken=flags)
     return ChildCommand(f"rank {rank}", _serve("shard", flags), environ)

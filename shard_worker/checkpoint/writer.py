@@ -1,24 +1,20 @@
 """Writing a checkpoint: tensors stream to disk, the manifest comes last, then one rename shows it all."""
 
 import hashlib
-import json
-import math
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import torch
-
 from common.errors import CheckpointError
-from common.manifest import MANIFEST_FILE, UNQUANTIZED, FileDigest, Manifest, Quantization, TokenizerFile
-from shard_worker.checkpoint.layout import SAFETENSORS_DTYPES, Dtype, TensorSpec, expected_tensors
+from common.manifest import MANIFEST_FILE, FileDigest, Manifest, TokenizerFile
+from shard_worker.checkpoint.layout import Dtype, TensorSpec, expected_tensors
 from shard_worker.checkpoint.output_folder import OutputFolder
 from shard_worker.checkpoint.reader import Progress, verify
+from shard_worker.checkpoint.safetensors_stream import serialised
 from shard_worker.checkpoint.source import TOKENIZER_FILES, ForeignModel
 
 MAX_FILE_BYTES = 2 << 30
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
-DTYPE_CODES = {dtype: code for code, dtype in SAFETENSORS_DTYPES.items()}
 
 Specs = dict[str, TensorSpec]
 
@@ -30,18 +26,18 @@ def write_checkpoint(
     dtype: Dtype,
     progress: Progress,
     max_file_bytes: int = MAX_FILE_BYTES,
-    quantization: Quantization = UNQUANTIZED,
+    stage: str = "converting",
 ) -> Manifest:
-    """Make the checkpoint `name` of `model` in `output`, linear weights in `dtype`, and return its manifest.
+    """Make the checkpoint `name` of `model` in `output`, float matrices in `dtype`, and return its manifest.
 
-    Where `quantization` says so, the model's tensors are those of a quantised checkpoint already. Holds one block of
-    one tensor in memory. Everything written is read back and hashed before it is shown. Raises CheckpointError when a
-    tensor of the model has the wrong shape, or one of its ids is no token.
+    `stage` is what `progress` is told while weights are written.
+
+    Holds one block of one tensor in memory. Everything written is read back and hashed before it is shown. Raises
+    CheckpointError when a tensor of the model has the wrong shape, or one of its ids is no token.
     """
     _check_ids(model)
     folder = output.partial
-    specs = expected_tensors(model.architecture, dtype, quantization)
-    stage = "converting" if quantization.mode == "none" else "quantizing"
+    specs = expected_tensors(model.architecture, dtype, model.quantization)
     files = _write_weights(model, folder, specs, lambda done, total: progress(stage, done, total), max_file_bytes)
     tokenizer_file = TOKENIZER_FILES[model.tokenizer.kind]
     files[tokenizer_file] = _write(folder / tokenizer_file, [model.tokenizer.data])
@@ -52,7 +48,7 @@ def write_checkpoint(
         source=model.source,
         architecture=model.architecture,
         dtype=dtype,
-        quantization=quantization,
+        quantization=model.quantization,
         tokenizer=TokenizerFile(
             kind=model.tokenizer.kind,
             file=tokenizer_file,
@@ -91,7 +87,7 @@ def _write_weights(
     digests = {}
     for i, shard in enumerate(shards, start=1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{i:05}-of-{len(shards):05}.safetensors"
-        digests[file] = _write(folder / file, _serialised(model, shard, count))
+        digests[file] = _write(folder / file, serialised(shard, model.tensors.blocks, count))
     return digests
 
 
@@ -106,36 +102,6 @@ def _shards(tensors: Specs, max_file_bytes: int) -> list[Specs]:
         shards[-1][name] = spec
         size += spec.num_bytes
     return shards
-
-
-def _serialised(model: ForeignModel, shard: Specs, count: Callable[[int], None]) -> Iterable[bytes | memoryview]:
-    """Yield the bytes of a safetensors file that holds `shard`.
-
-    Format: header length (u64), JSON header, tensors without gaps, little endian
-    (https://github.com/huggingface/safetensors#format). The library would need all of them in memory at once.
-    """
-    # Wider types first, so that every tensor is aligned to its own element size.
-    ordered = dict(sorted(shard.items(), key=lambda item: -item[1].dtype.itemsize))
-    header, offset = {}, 0
-    for name, spec in ordered.items():
-        offsets = [offset, offset + spec.num_bytes]
-        header[name] = {"dtype": DTYPE_CODES[spec.dtype], "shape": spec.shape, "data_offsets": offsets}
-        offset += spec.num_bytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    yield len(text).to_bytes(8, "little") + text
-    for name, spec in ordered.items():
-        rows = 0
-        for block in model.tensors.blocks(name):
-            if block.shape[1:] != spec.shape[1:]:
-                raise CheckpointError(f"{name}: shape [*, {list(block.shape[1:])}], not {list(spec.shape)}")
-            assert block.is_floating_point() or block.dtype == spec.dtype, name
-            rows += block.shape[0]
-            stored = block.to(spec.dtype).contiguous()
-            yield stored.view(torch.uint8).numpy().data.cast("B")
-            count(stored.nbytes)
-        if rows != spec.shape[0]:
-            raise CheckpointError(f"{name}: {rows} rows, not {spec.shape[0]} ({math.prod(spec.shape)} elements)")
 
 
 def _write(path: Path, chunks: Iterable[bytes | memoryview]) -> FileDigest:

@@ -1,4 +1,4 @@
-"""`tandem convert`: turn a GGUF file or a folder of the Hugging Face hub's layout into a checkpoint."""
+"""`tandem convert`: turn a foreign model, of whichever format, into a checkpoint."""
 
 from pathlib import Path
 from typing import Literal
@@ -12,16 +12,36 @@ from shard_worker.commands.new_checkpoint import dtype_option, force_option, new
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @output_option
 @click.option("--name", help="The model's name in its manifest.  [default: the output folder's name]")
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="config.json or params.json of a .pth that has neither beside it.",
+)
+@click.option("--context-length", type=click.IntRange(min=1), help="Tokens; for a params.json, which does not say it.")
 @dtype_option
 @force_option
-def convert(source: Path, output: Path, name: str | None, dtype: Literal["float32", "bfloat16"], force: bool) -> None:
-    """Make a checkpoint of SOURCE: a GGUF file, or a folder with config.json and safetensors."""
+def convert(
+    source: Path,
+    output: Path,
+    name: str | None,
+    config: Path | None,
+    context_length: int | None,
+    dtype: Literal["float32", "bfloat16"],
+    force: bool,
+) -> None:
+    """Make a checkpoint of SOURCE.
+
+    SOURCE is a folder of the Hugging Face hub's layout (safetensors or pytorch_model.bin), a folder with Meta's
+    consolidated.*.pth and params.json, a .pth in gpt-fast's layout, a GGUF file, or a model file of llama2.c.
+    """
     # Imported here since they bring torch, which `--help` does without.
-    from shard_worker.checkpoint.from_gguf import open_gguf
-    from shard_worker.checkpoint.from_huggingface import open_huggingface
+    from shard_worker.checkpoint.recognise import open_found, recognise
+    from shard_worker.checkpoint.torch_file import Unpickler
     from shard_worker.checkpoint.writer import write_checkpoint
 
+    found = recognise(source)
     with new_checkpoint(output, force) as (place, progress):
-        model = open_huggingface(source) if source.is_dir() else open_gguf(source)
+        click.echo(f"found: {found.description}", err=True)
+        model = open_found(found, Unpickler(place.scratch, progress), config, context_length)
         write_checkpoint(model, place, name or place.path.name, dtype, progress)
     click.echo(f"{name or place.path.name} is ready: {place.path}")

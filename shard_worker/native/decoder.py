@@ -13,6 +13,7 @@ from shard_worker.model.linear import FloatLinear, Int4Linear, Int8Linear, Linea
 from shard_worker.model.llama import Layer, Llama, StepInputs
 from shard_worker.native.library import Runner
 from shard_worker.native.packing import Packed, PackedInt4, PackedInt8
+from shard_worker.native.sampler import NativeSampler
 from shard_worker.native.structures import (
     INT4_GROUPS,
     AllReduceFunction,
@@ -61,8 +62,9 @@ class NativeDecoder:
         """Without `all_reduce` the group's own is called, through Python."""
         self._model, self._runner, self._all_reduce = model, runner, all_reduce
         self._distributed = part.world_size > 1
+        self.sampler = NativeSampler(runner, part.vocabulary.start)
         self._rounds = cache.layer(0).dtype == torch.bfloat16
-        self._head = _head_matrix(model)
+        self._embedding, self._head = matrix_of(model.embedding), _head_matrix(model)
         layers = [layer for layer in model.layers if isinstance(layer, Layer)]
         self._matrices = [_layer_matrices(layer) for layer in layers]
         self._vectors = [_head_vectors(layer) for layer in layers]
@@ -92,6 +94,8 @@ class NativeDecoder:
             kv_heads=attention.kv,
             head_dim=attention.head_dim,
             block_size=cache.block_size,
+            first_id=part.vocabulary.start,
+            embedding=self._embedding.struct,
             layers=self._structs,
             norm=model.norm.weight.data_ptr(),
             first_query=self._first_query.data_ptr(),
@@ -111,12 +115,13 @@ class NativeDecoder:
 
         Raises what the group's all_reduce raises.
         """
-        hidden_NM = self._model.embed(step.ids_N).float().contiguous()
-        reported_PM = hidden_NM.new_empty(len(step.reported_P), hidden_NM.shape[1])
+        num_tokens, num_reported, width = len(step.ids_N), len(step.reported_P), self._head.columns
+        hidden_NM, reported_PM = torch.empty(num_tokens, width), torch.empty(num_reported, width)
         struct = CStep(
-            num_tokens=len(hidden_NM),
-            num_reported=len(reported_PM),
+            num_tokens=num_tokens,
+            num_reported=num_reported,
             hidden=hidden_NM.data_ptr(),
+            ids=step.ids_N.data_ptr(),
             positions=step.positions_N.data_ptr(),
             slots=step.slots_N.data_ptr(),
             table_starts=step.table_starts_N.data_ptr(),
@@ -134,10 +139,6 @@ class NativeDecoder:
         struct.all_reduce, struct.context = all_reduce.function, all_reduce.context
         all_reduce.check(self._runner.step(self._struct, struct))
         return reported_PM
-
-    def summarize(self, values_PV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return each row's first best index, best value and log-sum-exp, as `Runner.summarize`."""
-        return self._runner.summarize(values_PV)
 
     def logits(self, hidden_PM: Tensor) -> Tensor:
         """Return float32[P, V]: the logits over this rank's slice of the vocabulary."""

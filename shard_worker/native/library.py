@@ -10,7 +10,7 @@ from torch import Tensor
 
 from common.errors import SettingsError
 from shard_worker.native import build
-from shard_worker.native.structures import CMatrix, CModel, CStep, Matrix
+from shard_worker.native.structures import CDraws, CMatrix, CModel, CStep, Matrix
 
 # Of csrc/api.cpp.
 _NO_MEMORY = -1
@@ -55,20 +55,9 @@ class Runner:
         _check_memory(status)
         return out_MN
 
-    def summarize(self, values_PV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the first index of each row's best value, int64[P], that value and the log-sum-exp, float32[P] each.
-
-        values_PV: float32[P, V] on the CPU, V >= 1. A row with a NaN has a NaN log-sum-exp.
-        """
-        assert values_PV.dtype == torch.float32 and values_PV.shape[1] >= 1
-        values_PV = values_PV.contiguous()
-        at_P = torch.empty(len(values_PV), dtype=torch.int64)
-        best_P, lse_P = torch.empty(2, len(values_PV)).unbind()
-        status = self._library.tandem_summarize(
-            self._handle, values_PV.data_ptr(), *values_PV.shape, best_P.data_ptr(), at_P.data_ptr(), lse_P.data_ptr()
-        )
-        _check_memory(status)
-        return at_P, best_P, lse_P
+    def draw(self, draws: CDraws) -> None:
+        """Fill in the records of a step's sampled positions."""
+        _check_memory(self._library.tandem_draw(self._handle, ctypes.byref(draws)))
 
     def step(self, model: CModel, step: CStep) -> int:
         """Run a decoder step. Returns 0, or what the all-reduce that failed returned."""
@@ -97,6 +86,6 @@ def _open(path: Path) -> ctypes.CDLL:
     library.tandem_runner_packs.argtypes, library.tandem_runner_packs.restype = [pointer], int32
     library.tandem_step.argtypes = [pointer, ctypes.POINTER(CModel), ctypes.POINTER(CStep)]
     library.tandem_linear.argtypes = [pointer, ctypes.POINTER(CMatrix), pointer, int64, pointer, int32]
-    library.tandem_summarize.argtypes = [pointer, pointer, int64, int64, pointer, pointer, pointer]
-    library.tandem_step.restype = library.tandem_linear.restype = library.tandem_summarize.restype = int32
+    library.tandem_draw.argtypes = [pointer, ctypes.POINTER(CDraws)]
+    library.tandem_step.restype = library.tandem_linear.restype = library.tandem_draw.restype = int32
     return library

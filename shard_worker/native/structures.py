@@ -56,6 +56,8 @@ class CModel(ctypes.Structure):
         ("kv_heads", ctypes.c_int64),
         ("head_dim", ctypes.c_int64),
         ("block_size", ctypes.c_int64),
+        ("first_id", ctypes.c_int64),
+        ("embedding", CMatrix),
         ("layers", ctypes.POINTER(CLayer)),
         ("norm", ctypes.c_void_p),
         ("first_query", ctypes.c_void_p),
@@ -74,6 +76,7 @@ class CStep(ctypes.Structure):
         ("num_tokens", ctypes.c_int64),
         ("num_reported", ctypes.c_int64),
         ("hidden", ctypes.c_void_p),
+        ("ids", ctypes.c_void_p),
         ("positions", ctypes.c_void_p),
         ("slots", ctypes.c_void_p),
         ("table_starts", ctypes.c_void_p),
@@ -83,6 +86,18 @@ class CStep(ctypes.Structure):
         ("part", ctypes.c_void_p),
         ("all_reduce", ctypes.c_void_p),
         ("context", ctypes.c_void_p),
+    ]
+
+
+class CDraws(ctypes.Structure):
+    """tandem::Draws."""
+
+    _fields_: ClassVar[Sequence[tuple[str, Any]]] = [
+        *((name, ctypes.c_int64) for name in ("num_rows", "size", "first_id", "num_noised", "num_top", "num_raw")),
+        *((name, ctypes.c_void_p) for name in ("logits", "raw", "temperatures", "seeds", "positions")),
+        *((name, ctypes.c_void_p) for name in ("noised_ids", "noised_scores", "noised_processed", "noised_raw")),
+        *((name, ctypes.c_void_p) for name in ("top_ids", "top_processed", "raw_ids", "raw_logits")),
+        *((name, ctypes.c_void_p) for name in ("processed_lse", "raw_lse")),
     ]
 
 

@@ -22,17 +22,27 @@ def process(raw_PV: Tensor, states: Sequence[SequenceState], positions: Sequence
 
     Raises Refused(BAD_PLAN) when a history is shorter than its position.
     """
+    divisors = [state.params.divisor for state in states]
+    processed_PV = penalised_and_biased(raw_PV, states, positions, first_id)
+    if any(divisor != 1 for divisor in divisors):
+        divisors_P1 = torch.tensor(divisors, dtype=torch.float32).to(raw_PV.device).unsqueeze(1)
+        processed_PV = processed_PV / divisors_P1
+    return processed_PV
+
+
+def penalised_and_biased(
+    raw_PV: Tensor, states: Sequence[SequenceState], positions: Sequence[int], first_id: int
+) -> Tensor:
+    """Return the logits before they are divided by the temperature; otherwise as `process`."""
     penalised = [row for row, state in enumerate(states) if state.params.has_penalties]
     biased = [row for row, state in enumerate(states) if len(state.params.bias_ids)]
-    divisors = [state.params.divisor for state in states]
-    processed_PV = raw_PV.clone() if penalised or biased else raw_PV
+    if not penalised and not biased:
+        return raw_PV
+    processed_PV = raw_PV.clone()
     if penalised:
         _penalise(processed_PV, penalised, states, positions, first_id)
     if biased:
         _add_biases(processed_PV, biased, states, first_id)
-    if any(divisor != 1 for divisor in divisors):
-        divisors_P1 = torch.tensor(divisors, dtype=torch.float32).to(raw_PV.device).unsqueeze(1)
-        processed_PV = processed_PV / divisors_P1
     return processed_PV
 
 

@@ -15,11 +15,9 @@ from shard_worker.sampling.best import best
 from shard_worker.sampling.noise import gumbel_noise
 from shard_worker.sampling.processing import process
 from shard_worker.sampling.state import SequenceState
+from tandem.shard.v1.shard_service_pb2 import StepResult
 
 _SCORED_CHUNK_POSITIONS = 32
-
-# Of values float32[P, V]: each row's first best index int64[P], that value and the log-sum-exp, float32[P] each.
-Summarize = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +47,18 @@ class ScoredRecords:
 
 
 @dataclass(frozen=True, slots=True)
+class PackedRecords:
+    """Records on the host: the bytes of those fields of StepResult that are not empty."""
+
+    fields: dict[str, bytes]
+
+    def fill(self, result: StepResult) -> None:
+        """Set the fields of `result` that the records are named after."""
+        for name, data in self.fields.items():
+            setattr(result, name, data)
+
+
+@dataclass(frozen=True, slots=True)
 class ResolvedSlice:
     """A whole slice at one position: float32[V] each."""
 
@@ -75,6 +85,22 @@ class LastStep:
         return ResolvedSlice(self.first_id, *rows)
 
 
+@dataclass(frozen=True, slots=True)
+class UndrawnStep:
+    """What Resolve may ask for, of a step whose noise was never computed as a whole: the arguments of the draw."""
+
+    raw_PV: Tensor
+    states: Sequence[SequenceState]
+    positions: Sequence[int]
+    first_id: int
+
+    def resolve(self, position: int) -> ResolvedSlice:
+        """As LastStep.resolve."""
+        part = slice(position, position + 1) if position >= 0 else slice(0)
+        arguments = (self.raw_PV[part], self.states[part], self.positions[part])
+        return _noised(*arguments, self.first_id).resolve(0 if len(arguments[1]) else position)
+
+
 def sample_records(
     raw_PV: Tensor,
     states: Sequence[SequenceState],
@@ -83,25 +109,18 @@ def sample_records(
     num_noised: int,
     num_top: int,
     num_raw: int,
-    summarize: Summarize | None = None,
 ) -> tuple[SampledRecords, LastStep]:
     """Return the records of a step's sampled positions, and what Resolve needs of it.
 
     raw_PV: float32[P, V]. states[p] is the sequence of sampled position p, positions[p] the absolute position
     of the token being drawn there, one past the row's token. The list lengths are the plan's, cut to V here.
-    A NaN shows as a NaN log-sum-exp of its own row and leaves others alone. `summarize` is native code for rows of
-    which no more than the best is asked; without it PyTorch looks.
+    A NaN shows as a NaN log-sum-exp of its own row and leaves others alone.
 
     Raises Refused(BAD_PLAN) when a history is shorter than its position.
     """
-    processed_PV = process(raw_PV, states, positions, first_id)
-    scores_PV = _add_noise(processed_PV, states, positions, first_id)
-    lengths = (num_noised, num_top, num_raw)
-    if summarize is not None and lengths == (1, 0, 0):
-        records = _summarized(raw_PV, processed_PV, scores_PV, first_id, summarize)
-    else:
-        records = best_records(raw_PV, processed_PV, scores_PV, first_id, *lengths)
-    return records, LastStep(first_id, processed_PV, scores_PV, raw_PV)
+    last = _noised(raw_PV, states, positions, first_id)
+    records = best_records(raw_PV, last.processed_PV, last.scores_PV, first_id, num_noised, num_top, num_raw)
+    return records, last
 
 
 def best_records(
@@ -131,29 +150,6 @@ def best_records(
     )
 
 
-def _summarized(
-    raw_PV: Tensor, processed_PV: Tensor, scores_PV: Tensor, first_id: int, summarize: Summarize
-) -> SampledRecords:
-    """Return the records of the very best alone; each tensor is looked at once."""
-    at_P, noised_scores, scores_lse = summarize(scores_PV)
-    at_P1, noised_scores = at_P.unsqueeze(1), noised_scores.unsqueeze(1)
-    noised_processed = noised_scores if scores_PV is processed_PV else processed_PV.gather(1, at_P1)
-    processed_lse = scores_lse if scores_PV is processed_PV else summarize(processed_PV)[2]
-    none_P0 = noised_scores[:, :0]
-    return SampledRecords(
-        noised_ids=_global(at_P1, first_id),
-        noised_scores=noised_scores,
-        noised_processed=noised_processed,
-        noised_raw=noised_processed if processed_PV is raw_PV else raw_PV.gather(1, at_P1),
-        top_ids=_global(at_P1[:, :0], first_id),
-        top_processed=none_P0,
-        raw_ids=_global(at_P1[:, :0], first_id),
-        raw_logits=none_P0,
-        processed_lse=processed_lse,
-        raw_lse=processed_lse if processed_PV is raw_PV else summarize(raw_PV)[2],
-    )
-
-
 def score_records(
     raw_logits: Callable[[int, int], Tensor], scored_ids: Tensor, first_id: int, num_raw: int
 ) -> ScoredRecords:
@@ -173,6 +169,12 @@ def score_records(
         at_raw, raw = _best_ids(raw_SV, num_raw)
         parts.append((own.squeeze(1), raw_SV.logsumexp(dim=1), _global(at_raw, first_id), raw))
     return ScoredRecords(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _noised(raw_PV: Tensor, states: Sequence[SequenceState], positions: Sequence[int], first_id: int) -> LastStep:
+    """Return the logits as they are, processed, and with noise."""
+    processed_PV = process(raw_PV, states, positions, first_id)
+    return LastStep(first_id, processed_PV, _add_noise(processed_PV, states, positions, first_id), raw_PV)
 
 
 def _add_noise(

@@ -70,12 +70,10 @@ int32_t tandem_linear(void* runner, const tandem::Matrix* matrix, const float* x
     });
 }
 
-// The best value of each row of x [num_rows, size], its first index, and the row's log-sum-exp.
-int32_t tandem_summarize(void* runner, const float* x, int64_t num_rows, int64_t size, float* best, int64_t* at,
-                         float* lse) {
+int32_t tandem_draw(void* runner, const tandem::Draws* draws) {
     Runner& on = *static_cast<Runner*>(runner);
     return guarded([&] {
-        run_summarize(on.kernels, on.team, x, num_rows, size, best, at, lse);
+        run_draws(on.kernels, on.team, *draws);
         return done;
     });
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "activations.h"
+#include "lookup.h"
 #include "rope.h"
 
 namespace tandem {
@@ -23,6 +24,9 @@ struct Stretch {
 
 // One thread's own activations.
 struct Local {
+    explicit Local(int thread) : thread(thread) {}
+
+    const int thread;
     Activations activations;
     std::vector<float> gate_up, scores;
     int64_t next_phase = 0;
@@ -31,7 +35,7 @@ struct Local {
 class StepJob : public Job {
   public:
     StepJob(const Kernels& kernels, const Team& team, const Model& model, const Step& step)
-        : Job(phases_per_layer * model.num_layers + 1), kernels_(kernels), model_(model), step_(step),
+        : Job(phases_per_layer * model.num_layers + 3, team.size()), kernels_(kernels), model_(model), step_(step),
           layers_(model.layers, model.layers + model.num_layers), threads_(team.size()), rows_(step.num_tokens),
           query_width_(model.query_heads * model.head_dim), gated_width_(layers_[0].down.columns) {
         for (int64_t token = 0; token < rows_; token++) {
@@ -57,7 +61,8 @@ class StepJob : public Job {
     int failure() const { return failure_; }
 
     void work(int thread) override {
-        Local local;
+        Local local(thread);
+        embed(local);
         for (const Layer& layer : layers_) {
             project(layer, local);
             rotate_and_store(layer, local);
@@ -72,7 +77,7 @@ class StepJob : public Job {
                 return;
             }
         }
-        run_phase(local.next_phase, step_.num_reported, 1, [&](int64_t index, int64_t) {
+        run_phase(local.next_phase, thread, step_.num_reported, 1, [&](int64_t index, int64_t) {
             norm(model_.norm, step_.reported[index], step_.reported_hidden + index * model_.width);
         });
     }
@@ -95,12 +100,13 @@ class StepJob : public Job {
         };
         if (rows_ >= many_rows) {
             Activations& shared = shared_[product];
-            run_phase(making, rows_, 4, [&](int64_t first, int64_t last) { make(shared, first, last); });
-            run_phase(multiplying, rows, piece, [&](int64_t first, int64_t last) { body(shared, first, last); });
+            run_phase(making, local.thread, rows_, 4, [&](int64_t first, int64_t last) { make(shared, first, last); });
+            run_phase(multiplying, local.thread, rows, piece,
+                      [&](int64_t first, int64_t last) { body(shared, first, last); });
             return;
         }
         bool made = false;
-        run_phase(multiplying, rows, piece, [&](int64_t first, int64_t last) {
+        run_phase(multiplying, local.thread, rows, piece, [&](int64_t first, int64_t last) {
             if (!made) {
                 local.activations.resize(matrix, rows_);
                 make(local.activations, 0, rows_);
@@ -108,6 +114,23 @@ class StepJob : public Job {
             }
             body(local.activations, first, last);
         });
+    }
+
+    // hidden = the tokens' embeddings, which lie with the rank whose slice has their ids.
+    void embed(Local& local) {
+        float* out = step_.part ? step_.part : step_.hidden;
+        run_phase(local.next_phase++, local.thread, rows_, 4, [&](int64_t first, int64_t last) {
+            for (int64_t token = first; token < last; token++) {
+                const int64_t row = step_.ids[token] - model_.first_id;
+                look_up(model_.embedding, row, model_.rounds, out + token * model_.width);
+            }
+        });
+        if (step_.part) {
+            run_alone(local.next_phase++, local.thread, [&] {
+                std::fill_n(step_.hidden, rows_ * model_.width, 0.0f);
+                all_reduce();
+            });
+        }
     }
 
     void multiply(const Activations& activations, const Matrix& matrix, int64_t first, int64_t last, float* out,
@@ -125,7 +148,7 @@ class StepJob : public Job {
     }
 
     void rotate_and_store(const Layer& layer, Local& local) {
-        run_phase(local.next_phase++, rows_, 1, [&](int64_t token, int64_t) {
+        run_phase(local.next_phase++, local.thread, rows_, 1, [&](int64_t token, int64_t) {
             float* qkv = qkv_.data() + token * layer.qkv.rows;
             finish_heads(layer, qkv);
             rotate_heads(model_, step_.positions[token], qkv);
@@ -150,7 +173,7 @@ class StepJob : public Job {
         // A stretch's heads lie side by side in memory: where there are stretches for all threads, one takes them all.
         const int64_t piece = num_stretches >= 4 * threads_ ? heads : 1;
         local.scores.resize(attention_stretch * model_.query_heads);
-        run_phase(local.next_phase++, num_stretches * heads, piece, [&](int64_t first, int64_t last) {
+        run_phase(local.next_phase++, local.thread, num_stretches * heads, piece, [&](int64_t first, int64_t last) {
             for (int64_t index = first; index < last; index++) {
                 attend_head(layer, index / heads, index % heads, local.scores.data());
             }

@@ -22,6 +22,8 @@ struct Layer {
 
 struct Model {
     int64_t num_layers, width, query_heads, kv_heads, head_dim, block_size;
+    int64_t first_id;  // of this rank's slice of the vocabulary
+    Matrix embedding;
     const Layer* layers;
     const float* norm;
     const int32_t* first_query;  // [kv_heads + 1]: the local query heads of each KV head
@@ -29,7 +31,7 @@ struct Model {
     const float* sin;
     float eps;
     int32_t cache_is_bfloat16;
-    int32_t rounds;  // 1: activations may be rounded to bfloat16 before a product, where that is faster
+    int32_t rounds;  // 1: embeddings are bfloat16, and activations may be before a product, where that is faster
 };
 
 // Adds up all ranks' parts, `count` numbers; `total` may be `part`. Other than 0: the group is lost, the step ends.
@@ -37,7 +39,8 @@ using AllReduce = int (*)(void* context, const float* part, float* total, int64_
 
 struct Step {
     int64_t num_tokens, num_reported;
-    float* hidden;  // [num_tokens, width]: embeddings before the step
+    float* hidden;  // [num_tokens, width]: scratch
+    const int64_t* ids;
     const int64_t* positions;
     const int64_t* slots;
     const int64_t* table_starts;  // where each token's block table begins in `blocks`
@@ -59,8 +62,36 @@ int run_step(const Kernels& kernels, Team& team, const Model& model, const Step&
 void run_linear(const Kernels& kernels, Team& team, const Matrix& matrix, const float* x, int64_t num_rows, float* out,
                 bool rounds);
 
-// The best value of each row of x [num_rows, size], its first index, and the row's log-sum-exp.
-void run_summarize(const Kernels& kernels, Team& team, const float* x, int64_t num_rows, int64_t size, float* best,
-                   int64_t* at, float* lse);
+// All sampled positions of a step: arrays with an entry for each, lists one after the other.
+struct Draws {
+    int64_t num_rows;
+    DrawShape shape;
+    const float* logits;        // [num_rows, size]
+    const float* raw;           // the same, or `logits` itself
+    const float* temperatures;  // 0: greedy
+    const uint64_t* seeds;
+    const int64_t* positions;
+    int32_t* noised_ids;  // [num_rows, num_noised], as are the next three
+    float* noised_scores;
+    float* noised_processed;
+    float* noised_raw;
+    int32_t* top_ids;  // [num_rows, num_top]
+    float* top_processed;
+    int32_t* raw_ids;  // [num_rows, num_raw]
+    float* raw_logits;
+    float* processed_lse;
+    float* raw_lse;
+
+    DrawRow row(int64_t m) const {
+        const int64_t at = m * shape.num_noised, top = m * shape.num_top, best = m * shape.num_raw;
+        const bool noised = temperatures[m] > 0.0f;
+        return {logits + m * shape.size, raw + m * shape.size, noised ? temperatures[m] : 1.0f, noised,
+                seeds[m], positions[m], noised_ids + at, noised_scores + at, noised_processed + at, noised_raw + at,
+                top_ids + top, top_processed + top, raw_ids + best, raw_logits + best, processed_lse + m, raw_lse + m};
+    }
+};
+
+// Every list is at most as long as the slice, and num_noised >= 1.
+void run_draws(const Kernels& kernels, Team& team, const Draws& draws);
 
 }  // namespace tandem

@@ -50,6 +50,31 @@ struct AttentionTask {
     float* out;                   // [queries, head_dim + 2]: unnormalised sum, then maximum, then sum of weights
 };
 
+// How many ids a slice of the vocabulary has, which is the first, and how many of the best are listed.
+struct DrawShape {
+    int64_t size, first_id, num_noised, num_top, num_raw;
+};
+
+// One sampled position: its logits after penalties and biases, as the model gave them, and where its records go.
+struct DrawRow {
+    const float* logits;
+    const float* raw;
+    float divisor;
+    bool noised;
+    uint64_t seed;
+    int64_t position;
+    int32_t* noised_ids;
+    float* noised_scores;
+    float* noised_processed;
+    float* noised_raw;
+    int32_t* top_ids;
+    float* top_processed;
+    int32_t* raw_ids;
+    float* raw_logits;
+    float* processed_lse;
+    float* raw_lse;
+};
+
 struct QuantizedRows;
 
 // Activations are float32 and so is every sum, but for packed matrices. A result never depends on the other rows of a
@@ -77,8 +102,8 @@ struct Kernels {
     // Attention over float32 and over bfloat16 keys and values.
     void (*attend_float32)(const AttentionTask& task);
     void (*attend_bfloat16)(const AttentionTask& task);
-    // The best of count >= 1 values, the first index that has it, and the log-sum-exp of all.
-    void (*summarize)(const float* x, int64_t count, float* best, int64_t* at, float* lse);
+    // One sampled position's records.
+    void (*draw)(const DrawRow& row, const DrawShape& shape);
 };
 
 extern const Kernels kernels_portable;

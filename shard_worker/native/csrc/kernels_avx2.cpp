@@ -8,12 +8,12 @@ namespace { using Int = IntAvx2; }
 #include "linear_packed.h"
 #include "pointwise.h"
 #include "attention.h"
-#include "summarize.h"
+#include "draw.h"
 
 namespace tandem {
 
 const Kernels kernels_avx2 = {
     "avx2", linear, nullptr, nullptr, arrange, quantize, linear_packed,
-    norm, silu_mul, attend<float>, attend<uint16_t>, summarize};
+    norm, silu_mul, attend<float>, attend<uint16_t>, draw};
 
 }  // namespace tandem

@@ -9,12 +9,12 @@ namespace { using Int = IntVnni; }
 #include "linear_packed.h"
 #include "pointwise.h"
 #include "attention.h"
-#include "summarize.h"
+#include "draw.h"
 
 namespace tandem {
 
 const Kernels kernels_avx512_bf16 = {
     "avx512_bf16", linear, linear_rounded, round, arrange, quantize, linear_packed,
-    norm, silu_mul, attend<float>, attend<uint16_t>, summarize};
+    norm, silu_mul, attend<float>, attend<uint16_t>, draw};
 
 }  // namespace tandem

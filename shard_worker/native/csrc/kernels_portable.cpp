@@ -4,12 +4,12 @@
 #include "linear.h"
 #include "pointwise.h"
 #include "attention.h"
-#include "summarize.h"
+#include "draw.h"
 
 namespace tandem {
 
 const Kernels kernels_portable = {
     "portable", linear, nullptr, nullptr, arrange, nullptr, nullptr,
-    norm, silu_mul, attend<float>, attend<uint16_t>, summarize};
+    norm, silu_mul, attend<float>, attend<uint16_t>, draw};
 
 }  // namespace tandem

@@ -10,15 +10,15 @@ class LinearJob : public Job {
   public:
     LinearJob(const Kernels& kernels, const Team& team, const Matrix& matrix, const float* x, int64_t num_rows,
               float* out, bool rounds)
-        : Job(1), kernels_(kernels), matrix_(matrix), piece_(piece_of(matrix, matrix.rows, team.size())), out_(out),
-          rounds_(rounds) {
+        : Job(1, team.size()), kernels_(kernels), matrix_(matrix), piece_(piece_of(matrix, matrix.rows, team.size())),
+          out_(out), rounds_(rounds) {
         activations_.resize(matrix, num_rows);
         std::copy_n(x, num_rows * matrix.columns, activations_.x());
         activations_.prepare(kernels, matrix, 0, num_rows, rounds);
     }
 
-    void work(int) override {
-        run_phase(0, matrix_.rows, piece_, [&](int64_t first, int64_t last) {
+    void work(int thread) override {
+        run_phase(0, thread, matrix_.rows, piece_, [&](int64_t first, int64_t last) {
             activations_.multiply(kernels_, matrix_, first, last, out_, matrix_.rows, false, rounds_);
         });
     }

@@ -26,12 +26,15 @@ void summarize(const float* x, int64_t count, float* best, int64_t* at, float* l
     for (; i < count; i++) {
         maximum = x[i] > maximum ? x[i] : maximum;
     }
-    Vec::Reg sums = Vec::zero();
+    double total = 0.0;  // of stretches, so that thousands of small numbers are not rounded away one by one
     int64_t k = 0;
-    for (; k + Vec::width <= count; k += Vec::width) {
-        sums = Vec::add(sums, exponential(Vec::add(Vec::load(x + k), Vec::fill(-maximum))));
+    while (k + Vec::width <= count) {
+        Vec::Reg sums = Vec::zero();
+        for (const int64_t stop = k + 64 * Vec::width; k + Vec::width <= count && k < stop; k += Vec::width) {
+            sums = Vec::add(sums, exponential(Vec::add(Vec::load(x + k), Vec::fill(-maximum))));
+        }
+        total += Vec::sum(sums);
     }
-    float total = Vec::sum(sums);
     for (; k < count; k++) {
         total += std::exp(x[k] - maximum);
     }
@@ -41,7 +44,7 @@ void summarize(const float* x, int64_t count, float* best, int64_t* at, float* l
     }
     *best = maximum;
     *at = first;
-    *lse = maximum + std::log(total);
+    *lse = float(maximum + std::log(total));
 }
 
 }  // namespace

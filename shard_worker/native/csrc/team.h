@@ -15,7 +15,7 @@ namespace tandem {
 
 class Job {
   public:
-    explicit Job(int64_t num_phases) : phases_(num_phases) {}
+    Job(int64_t num_phases, int num_threads) : num_ranges_(std::min(num_threads, most_ranges)), phases_(num_phases) {}
     virtual ~Job() = default;
 
     // All threads run this; thread 0 is the caller. A thread may come late, when all is done and the memory that
@@ -23,21 +23,28 @@ class Job {
     virtual void work(int thread) = 0;
 
   protected:
-    // Run body(first, last) for pieces of [0, total) until all are done. What they wrote is then visible.
+    // Run body(first, last) for pieces of [0, total) until all are done. What they wrote is then visible. A thread
+    // begins in a range of its own, where it reads on from piece to piece: memory gives more to one stream for each
+    // thread than to threads that take turns in one. When its range is dealt out it helps in the others.
     template <class Body>
-    void run_phase(int64_t index, int64_t total, int64_t piece, Body body) {
+    void run_phase(int64_t index, int thread, int64_t total, int64_t piece, Body body) {
         Phase& phase = phases_[index];
         const uint32_t all = uint32_t(total);
-        while (phase.done.load(std::memory_order_acquire) != all) {
-            const int64_t first = phase.taken.fetch_add(uint32_t(piece), std::memory_order_relaxed);
-            if (first >= total) {
-                phase.wait(all);
-                return;
+        const int64_t pieces = (total + piece - 1) / piece, share = (pieces + num_ranges_ - 1) / num_ranges_ * piece;
+        for (int turn = 0; turn < num_ranges_; turn++) {
+            const int range = (thread + turn) % num_ranges_;
+            const int64_t begin = range * share, end = std::min(begin + share, total);
+            while (phase.done.load(std::memory_order_acquire) != all) {
+                const int64_t first = begin + phase.taken[range].by(piece);
+                if (first >= end) {
+                    break;
+                }
+                const int64_t last = std::min(first + piece, end);
+                body(first, last);
+                phase.add(uint32_t(last - first), all);
             }
-            const int64_t last = std::min(first + piece, total);
-            body(first, last);
-            phase.add(uint32_t(last - first), all);
         }
+        phase.wait(all);
     }
 
     // Run body() on thread 0 alone.
@@ -52,14 +59,25 @@ class Job {
     }
 
   private:
+    static constexpr int most_ranges = 8;
+
+    // How much of a range is dealt out.
+    struct alignas(64) Taken {
+        std::atomic<uint32_t> count{0};
+
+        int64_t by(int64_t piece) { return count.fetch_add(uint32_t(piece), std::memory_order_relaxed); }
+    };
+
     struct alignas(64) Phase {
-        std::atomic<uint32_t> taken{0};
+        Taken taken[most_ranges];
         std::atomic<uint32_t> done{0};
         std::atomic<uint32_t> sleepers{0};
 
         void add(uint32_t count, uint32_t all);
         void wait(uint32_t all);
     };
+
+    const int num_ranges_;
     std::vector<Phase> phases_;
 };
 

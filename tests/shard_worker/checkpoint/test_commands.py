@@ -13,6 +13,7 @@ import pytest
 from common.cli.main import run
 from common.manifest import MANIFEST_FILE, read_manifest
 from common.model_store import EMBEDDED_MODEL, model_folder
+from tests.support.foreign_checkpoints import tiny_architecture, tiny_weights, write_llama2c
 
 Tandem = Callable[..., "Outcome"]
 ROOT = Path(__file__).parents[3]
@@ -60,7 +61,8 @@ def gguf(make_model: Callable[..., Any], write_gguf: Callable[..., Path]) -> Pat
 def test_convert_makes_a_checkpoint(tandem: Tandem, gguf: Path, tmp_path: Path) -> None:
     done = tandem("convert", gguf, "--output", tmp_path / "tiny", "--dtype", "float32")
     assert (done.code, done.out) == (0, f"tiny is ready: {tmp_path / 'tiny'}\n")
-    assert done.err.split() == ["converting", "verifying"]
+    assert done.err.splitlines()[0] == "found: a GGUF file"
+    assert done.err.split()[4:] == ["converting", "verifying"]
     manifest, _ = read_manifest(tmp_path / "tiny")
     assert (manifest.name, manifest.dtype, manifest.source) == ("tiny", "float32", "model.gguf")
     again = tandem("convert", gguf, "--output", tmp_path / "tiny")
@@ -75,13 +77,23 @@ def test_convert_makes_a_checkpoint(tandem: Tandem, gguf: Path, tmp_path: Path) 
 def test_convert_says_what_is_wrong_in_one_line(tandem: Tandem, tmp_path: Path) -> None:
     (tmp_path / "not.gguf").write_text("hello")
     (tmp_path / "empty").mkdir()
-    for source, reason in (("not.gguf", "does not start with GGUF"), ("empty", "there is no config.json")):
+    for source, reason in (("not.gguf", "does not start with GGUF"), ("empty", "there are no weights")):
         done = tandem("convert", tmp_path / source, "--output", tmp_path / "out")
         assert done.code == 2
         assert done.err.startswith("tandem: ") and done.err.count("\n") == 1
         assert reason in done.err
     assert tandem("convert", tmp_path / "absent", "--output", tmp_path / "out").code == 2
     assert {p.name for p in tmp_path.iterdir()} == {"not.gguf", "empty"}
+
+
+def test_convert_of_another_format(tandem: Tandem, tmp_path: Path) -> None:
+    architecture = tiny_architecture()
+    stories = write_llama2c(tmp_path / "c", architecture, tiny_weights(architecture), 0)
+    done = tandem("convert", stories, "--output", tmp_path / "tiny", "--context-length", "8")
+    assert done.code == 2 and "--context-length are not for a model file of llama2.c" in done.err
+    done = tandem("convert", stories, "--output", tmp_path / "tiny")
+    assert done.code == 0 and done.err.startswith("found: a model file of llama2.c\n")
+    assert {path.name for path in (tmp_path / "tiny").iterdir()} >= {"model.safetensors", "tokenizer.model"}
 
 
 def test_a_killed_conversion_leaves_no_checkpoint_and_the_next_one_cleans_up(

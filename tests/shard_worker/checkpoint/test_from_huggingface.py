@@ -172,8 +172,12 @@ def test_an_index_must_agree_with_its_files(hub_folder: Callable[..., Any]) -> N
         open_huggingface(folder)
 
 
-def test_weights_in_other_formats_are_not_read(hub_folder: Callable[..., Any]) -> None:
+def test_pickles_are_read_only_by_who_brings_a_reader(hub_folder: Callable[..., Any]) -> None:
     folder, _ = hub_folder()
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=r"neither model\.safetensors nor"):
+    with pytest.raises(CheckpointError, match=r"neither model\.safetensors nor .*; `tandem convert` reads pytorch"):
+        open_huggingface(folder)
+    assert open_huggingface(folder, unpickle=lambda path: path).architecture.layers == 2
+    (folder / "pytorch_model.bin").unlink()
+    with pytest.raises(CheckpointError, match=r"neither model\.safetensors nor .* with a weight_map$"):
         open_huggingface(folder)

@@ -74,7 +74,7 @@ def test_native_functions_do_as_the_group_s_own(tiny_model: TinyModel) -> None:
         assert group.calls == 1 + 2 * len(tiny_model.reference.model.layers)
         run, inputs = decoder(tiny_model, group := DoublingGroup(), native)
         assert torch.equal(run(inputs), through_python)
-        assert group.calls == 1
+        assert group.calls == 0
     assert through_python.isfinite().all() and through_python.abs().max() > 0
 
 

@@ -1,0 +1,61 @@
+"""Sampling records in native code: no tensor is made, and noise is computed exactly only where it may win."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from shard_worker.native.library import Runner
+from shard_worker.native.structures import CDraws
+from shard_worker.sampling.processing import penalised_and_biased
+from shard_worker.sampling.records import PackedRecords, UndrawnStep
+from shard_worker.sampling.state import SequenceState
+
+# In the order of csrc/decoder.h: each list's ids and what is told of them, and the sums.
+_NOISED = ("noised_ids", "noised_scores", "noised_processed", "noised_raw")
+_TOP, _RAW = ("top_ids", "top_processed"), ("raw_ids", "raw_logits")
+_SUMS = ("processed_lse", "raw_lse")
+
+
+class NativeSampler:
+    """Draws from the logits of one rank's slice of the vocabulary, whose first id is `first_id`."""
+
+    def __init__(self, runner: Runner, first_id: int) -> None:
+        self._runner, self._first_id = runner, first_id
+
+    def __call__(
+        self,
+        raw_PV: Tensor,
+        states: Sequence[SequenceState],
+        positions: Sequence[int],
+        num_noised: int,
+        num_top: int,
+        num_raw: int,
+    ) -> tuple[PackedRecords, UndrawnStep]:
+        """Return what `sample_records` does of these logits, float32[P, V] on the CPU. Raises what it raises.
+
+        An id's score may differ in its last bit where the C library's logarithm does from PyTorch's.
+        """
+        raw_PV = raw_PV.contiguous()
+        logits_PV = penalised_and_biased(raw_PV, states, positions, self._first_id)
+        count, size = raw_PV.shape
+        lengths = [min(length, size) for length in (num_noised, num_top, num_raw)]
+        temperatures_P = np.array([state.params.temperature for state in states], dtype=np.float32)
+        seeds_P = np.array([state.params.seed_bits for state in states], dtype=np.int64)
+        positions_P = np.array(positions, dtype=np.int64)
+        widths = (*(count * lengths[0] for _ in _NOISED), *(count * lengths[1] for _ in _TOP))
+        widths += (*(count * lengths[2] for _ in _RAW), *(count for _ in _SUMS))
+        out = np.empty(sum(widths), dtype="<i4")  # ids are int32, all else float32
+        ends = np.cumsum(widths).tolist()
+        starts = [0, *ends[:-1]]
+        base = out.ctypes.data
+        draws = CDraws(count, size, self._first_id, *lengths, logits_PV.data_ptr(), raw_PV.data_ptr())
+        draws.temperatures, draws.seeds = temperatures_P.ctypes.data, seeds_P.ctypes.data
+        draws.positions = positions_P.ctypes.data
+        names = (*_NOISED, *_TOP, *_RAW, *_SUMS)
+        for name, start in zip(names, starts, strict=True):
+            setattr(draws, name, base + 4 * start)
+        self._runner.draw(draws)
+        data = out.tobytes()
+        fields = {name: data[4 * start : 4 * end] for name, start, end in zip(names, starts, ends, strict=True)}
+        return PackedRecords(fields), UndrawnStep(raw_PV, states, positions, self._first_id)
