@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 
 from grpc_reflection.v1alpha import reflection
 
@@ -9,9 +10,12 @@ from common.health import HEALTH_SERVICE, HealthBoard
 from common.listening import health_port
 from common.manifest import read_manifest
 from common.process import run_until_signalled
+from common.telemetry.metrics_export import exported, is_read
 from gateway.auth.access import guarded_server, worker_tls
 from gateway.auth.callers import Callers
 from gateway.limits import ModelLimits
+from gateway.metrics.gateway_metrics import GatewayMetrics
+from gateway.metrics.state_metrics import watch
 from gateway.prompts import PromptReader
 from gateway.registration import SERVICE, register
 from gateway.service import InferenceService
@@ -29,6 +33,12 @@ async def serve(settings: GatewaySettings) -> None:
 
     Raises SettingsError or CheckpointError when it cannot start.
     """
+    metrics, listen = GatewayMetrics(read_manifest(settings.model)[0].name), settings.metrics_listen
+    with exported(metrics.registry, listen, "tandem-gateway", os.environ):
+        await _serve(settings, metrics if is_read(listen, os.environ) else None)
+
+
+async def _serve(settings: GatewaySettings, metrics: GatewayMetrics | None) -> None:
     manifest, checkpoint_hash = read_manifest(settings.model)
     arch = manifest.architecture
     model = ModelLimits(
@@ -43,11 +53,14 @@ async def serve(settings: GatewaySettings) -> None:
     health = HealthBoard([SERVICE.full_name])
     health.add_to(server)
     target = TargetIdentity(manifest.tokenizer.sha256, arch.vocabulary_size, checkpoint_hash)
+    speculator = _speculator(settings, target)
     rank_tls = worker_tls(settings, settings.rank_tls_name)
-    loop = StepLoop(settings, checkpoint_hash, health, _speculator(settings, target), rank_tls)
+    loop = StepLoop(settings, checkpoint_hash, health, speculator, metrics, rank_tls)
     health.judge_liveness(lambda: not loop.progress.stalled)
     service = InferenceService(loop, prompts, model, manifest, checkpoint_hash, callers)
-    register(service, server, settings.write_timeout_s)
+    register(service, server, settings.write_timeout_s, metrics.calls if metrics is not None else None)
+    if metrics is not None:
+        watch(metrics, loop, speculator, settings.model)
     if settings.reflection:
         names = (SERVICE.full_name, HEALTH_SERVICE, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)

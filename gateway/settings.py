@@ -15,6 +15,9 @@ class GatewaySettings(ServiceSettings):
     model: Path = Field(description="folder of the checkpoint the ranks serve: manifest and tokenizer are read")
     ranks: tuple[str, ...] = Field(min_length=1, description="addresses of all ranks of the group, in rank order")
     listen: str = Field(default="127.0.0.1:50051", description="address to serve on, host:port")
+    metrics_listen: str = Field(
+        default="", description="address of the HTTP endpoint that Prometheus scrapes, host:port; empty for none"
+    )
     reflection: bool = Field(default=False, description="answer gRPC reflection")
 
     tenants: Path | None = Field(

@@ -13,6 +13,7 @@ from common.tls import ClientTls
 from gateway.decision import Decision, Job
 from gateway.frames import encode_plan
 from gateway.generation import Generation
+from gateway.metrics.gateway_metrics import GatewayMetrics
 from gateway.scheduling.admission import BatchLimits
 from gateway.scheduling.block_pool import BlockPool
 from gateway.scheduling.plan import StepPlan
@@ -43,6 +44,7 @@ class StepLoop:
         checkpoint_hash: str,
         health: HealthBoard,
         speculator: Speculator | None = None,
+        metrics: GatewayMetrics | None = None,
         rank_tls: ClientTls | None = None,
     ) -> None:
         self._settings = settings
@@ -51,6 +53,8 @@ class StepLoop:
         self._checkpoint_hash = checkpoint_hash
         self._health = health
         self._speculator = speculator
+        self._metrics = metrics
+        self.losses = 0  # of rank groups
         self._scheduler: Scheduler | None = None
         self._group: ShardGroup | None = None
         self._draining = False
@@ -66,6 +70,17 @@ class StepLoop:
         if self._group is None:
             raise Unavailable("the ranks are not ready")
         return self._group.info
+
+    @property
+    def scheduler(self) -> Scheduler | None:
+        """What plans the steps, None before the first rank group."""
+        return self._scheduler
+
+    @property
+    def known_group(self) -> GroupInfo | None:
+        """The attached rank group, None while there is none."""
+        group = self._group
+        return group.info if group is not None else None
 
     @property
     def max_draft_tokens(self) -> int:
@@ -94,6 +109,8 @@ class StepLoop:
         """Forget a job, finished or not. Its blocks are free once the step that uses them is over."""
         if self._jobs.pop(job.sequence, None) is not None and self._scheduler is not None:
             self._scheduler.cancel(job.sequence)
+            if self._metrics is not None:
+                self._metrics.requests.ended(job)
         if self._speculator is not None and isinstance(job, Generation):
             self._speculator.end(job)
         if not self._jobs:
@@ -147,11 +164,12 @@ class StepLoop:
             self._scheduler = self._make_scheduler(info)
             return
         for misfit in self._scheduler.on_group_lost(info.num_blocks):
-            self._jobs.pop(misfit).fail(Unavailable("the ranks came back with too small a KV cache"))
+            self._jobs[misfit].fail(Unavailable("the ranks came back with too small a KV cache"))
 
     async def _lose_group(self) -> None:
         self.progress.rest()  # what waits for ranks is no reason to end this process
         await self._health.set_serving(False)
+        self.losses += 1
         group, self._group = self._group, None
         assert group is not None
         await group.close()
@@ -202,6 +220,8 @@ class StepLoop:
         scheduler.run_ahead.observe(hop_ns * 1e-9, times.work_ns * 1e-9)
         if self._speculator is not None:
             self._speculator.observe(plan, jobs, outcomes, times)
+        if self._metrics is not None:
+            self._metrics.steps.ran(plan, jobs, times, decided_ns - answered_ns)
         for job in jobs:
             if job is not None:
                 job.waterfall.add_step(times, decided_ns - answered_ns)

@@ -72,6 +72,8 @@ def plan_ranks(settings: RankHostSettings, environ: Mapping[str, str], folder: P
             if single
             else f"tcp://{settings.hosts[0]}:{settings.rendezvous_port}",
         }
+        if settings.metrics_port is not None:
+            flags["metrics_listen"] = f"{settings.bind}:{settings.metrics_port + local}"
         if settings.health_port is not None and local == 0:
             flags["health_listen"] = f"{settings.bind}:{settings.health_port}"
         rank_settings = resolve(ShardSettings, "TANDEM_SHARD", flags, environ)

@@ -26,6 +26,9 @@ class RankHostSettings(Settings):
     tls_name: str = Field(
         default="", description="DNS name in the certificates of the group's ranks; default: each host's own name"
     )
+    metrics_port: Port | None = Field(
+        default=None, description="port where Prometheus scrapes a host's first rank; the others follow; default: none"
+    )
     rendezvous_port: Port = Field(default=29500, description="port on the first host where ranks of several hosts meet")
     resolve_timeout_s: float = Field(
         default=300.0, gt=0, description="time the names of the other hosts get to appear in the DNS"

@@ -16,6 +16,7 @@ from common.progress import Progress
 from common.status import translated
 from common.step_protocol import PROTOCOL_VERSION, plan_hash, ran_hash
 from shard_worker.engine import Engine
+from shard_worker.metrics import RankMetrics
 from tandem.shard.v1 import shard_service_pb2 as pb
 from tandem.shard.v1 import shard_service_pb2_grpc
 
@@ -42,9 +43,15 @@ class ShardService(shard_service_pb2_grpc.ShardServiceServicer):
     that raises ends the rank through `on_failure`: its peers may be waiting in a collective that it left.
     """
 
-    def __init__(self, on_failure: Callable[[BaseException], None], progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        on_failure: Callable[[BaseException], None],
+        progress: Progress | None = None,
+        metrics: RankMetrics | None = None,
+    ) -> None:
         self._on_failure = on_failure
         self._progress = progress or Progress(math.inf)
+        self._metrics = metrics
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="torch")
         self._engine: Engine | None = None
         self._fence = 0
@@ -52,6 +59,8 @@ class ShardService(shard_service_pb2_grpc.ShardServiceServicer):
     async def load(self, make_engine: Callable[[], Engine]) -> Engine:
         """Build the engine on the torch thread; until it is there, calls are answered UNAVAILABLE."""
         self._engine = await asyncio.get_running_loop().run_in_executor(self._thread, make_engine)
+        if self._metrics is not None:
+            self._metrics.loaded(self._engine.info)
         return self._engine
 
     async def idle(self) -> None:
@@ -122,6 +131,8 @@ class ShardService(shard_service_pb2_grpc.ShardServiceServicer):
             raise Refused("STALE_FENCE", f"a fence above {self._fence} is needed")
         self._fence = attach.fence
         await self._on_torch_thread(engine.reset)
+        if self._metrics is not None:
+            self._metrics.attached()
         return Session(epoch=attach.epoch, fence=attach.fence)
 
     async def _run(self, engine: Engine, session: Session, frame: pb.Frame, read_ns: int) -> pb.StepResult:
@@ -140,6 +151,8 @@ class ShardService(shard_service_pb2_grpc.ShardServiceServicer):
         result: pb.StepResult = await self._on_torch_thread(lambda: engine.step(plan, read_ns), engine.run_ahead)
         session.ran_hash = ran_hash(session.ran_hash, frame.plan_hash)
         result.epoch, result.step, result.ran_hash = frame.epoch, frame.step, session.ran_hash
+        if self._metrics is not None:
+            self._metrics.ran(plan, result)
         return result
 
     async def _resolve(self, engine: Engine, session: Session, resolve: pb.Resolve) -> pb.Resolved:

@@ -29,6 +29,9 @@ class UpSettings(Settings):
     tenants: Path | None = Field(default=None, description=_LIKE_GATEWAY)
     allow_plaintext: bool | None = Field(default=None, description=_LIKE_GATEWAY)
     allow_anonymous: bool | None = Field(default=None, description=_LIKE_GATEWAY)
+    metrics_listen: str = Field(
+        default="", description="address where Prometheus scrapes the gateway, host:port; port 0 takes a free one"
+    )
     threads: PositiveInt | None = Field(default=None, description="CPU threads of each rank; default: cores / tp")
     kv_cache_tokens: PositiveInt | None = Field(default=None, description=_LIKE_SHARD)
     drain_budget_s: PositiveFloat = Field(default=30.0, description="time running streams get to finish on shutdown")

@@ -70,7 +70,8 @@
 {{- if and (eq $a.kind "hpa") (eq (int $a.minReplicas) 0) -}}
 {{- fail "draft.autoscaling.minReplicas 0 needs kind keda: a HorizontalPodAutoscaler keeps one" -}}
 {{- end -}}
-{{- if and (eq $a.kind "keda") (or (not $a.triggers) $a.metrics) -}}
-{{- fail "draft.autoscaling.kind keda needs draft.autoscaling.triggers, and takes no metrics" -}}
+{{- if and (eq $a.kind "keda") (or (not (or $a.triggers $a.prometheus.serverAddress)) $a.metrics) -}}
+{{- fail "draft.autoscaling.kind keda needs draft.autoscaling.triggers or draft.autoscaling.prometheus, and takes no metrics" -}}
 {{- end -}}
+{{- include "tandem.metricsGuards" . -}}
 {{- end }}

@@ -50,6 +50,9 @@ spec:
         - {name: rank-{{ $local }}, containerPort: {{ add 50060 $local }}}
         {{- end }}
         - {name: health, containerPort: 50052}
+        {{- if $values.metrics.enabled }}
+        {{- include "tandem.metricsPorts" $v.ranksPerNode | nindent 8 }}
+        {{- end }}
       {{- include "tandem.probes" (dict "startup" "" "startupMinutes" $v.startupMinutes) | nindent 6 }}
       {{- include "tandem.preStop" $v | nindent 6 }}
       resources:

@@ -21,7 +21,15 @@ MISTAKES = [
     ("nvidia", ["draft.autoscaling.minReplicas=5"], "draft.autoscaling.minReplicas (5)"),
     ("amd", ["draft.autoscaling.metrics=[]"], "draft.autoscaling.metrics"),
     ("amd", ["draft.autoscaling.minReplicas=0"], "minReplicas 0 needs kind keda"),
-    ("nvidia", ["draft.autoscaling.triggers=[]"], "draft.autoscaling.triggers"),
+    (
+        "nvidia",
+        ["draft.autoscaling.triggers=[]", 'draft.autoscaling.prometheus.serverAddress=""'],
+        "autoscaling.triggers",
+    ),
+    ("nvidia", ["draft.autoscaling.triggers=[]"], "draft.autoscaling.minReplicas 0 with draft.autoscaling.prometheus"),
+    ("nvidia", ["metrics.enabled=false"], "need metrics.enabled"),
+    ("cpu", ["metrics.rules.enabled=true"], "need metrics.enabled"),
+    ("amd", ["metrics.enabled=true", 'draft.autoscaling.prometheus.serverAddress="http://p:9090"'], "the kind is hpa"),
     ("cpu", ['tls.source="secrets"', 'tls.secrets={"gateway": "g", "verifier": "v"}'], "tls.secrets.draft"),
     ("cpu", ['tls.secrets.gateway="g"'], "tls.secrets are used by tls.source secrets only"),
     ("cpu", ['tls.source="certManager"'], "tls.issuer.name"),
@@ -50,6 +58,10 @@ TYPOS = [
     'tls.secret="s"',
     "gateway.settings.allow_plaintext=true",
     'auth.tokens=["secret"]',
+    'metrics.podMonitor.interval="often"',
+    "metrics.rules.vllm=true",
+    "draft.autoscaling.prometheus.minAcceptance=2",
+    'draft.autoscaling.prometheus.serverAddress="prometheus:9090"',
 ]
 
 
@@ -70,7 +82,7 @@ def test_the_schema_refuses_what_it_does_not_know(setting: str) -> None:
 
 
 def test_every_object_of_the_schema_is_closed() -> None:
-    open_on_purpose = {"global", "metrics", "triggers", "clients", "downloadFrom", "valueFrom"}
+    open_on_purpose = {"global", "metrics[]", "triggers[]", "clients[]", "downloadFrom[]", "scrapers[]", "valueFrom"}
 
     def check(name: str, node: dict[str, object]) -> None:
         properties = node.get("properties", {})
@@ -80,7 +92,7 @@ def test_every_object_of_the_schema_is_closed() -> None:
             assert not properties or node["additionalProperties"] is False, name
         for key, value in properties.items():
             check(key, value)
-        if isinstance(items := node.get("items"), dict) and name not in open_on_purpose:
+        if isinstance(items := node.get("items"), dict):
             check(f"{name}[]", items)
 
     whole = schema()

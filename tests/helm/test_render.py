@@ -29,6 +29,8 @@ FOREIGN_FIELDS = {
         "spec.issuerRef": {"name", "kind", "group"},
         "spec.privateKey": {"algorithm", "size", "encoding", "rotationPolicy"},
     },
+    "PodMonitor": {"spec": {"selector", "podTargetLabels", "podMetricsEndpoints"}, "spec.selector": {"matchLabels"}},
+    "PrometheusRule": {"spec": {"groups"}},
 }  # fmt: skip
 
 

@@ -41,9 +41,12 @@ GATEWAY_SECURITY = {
 }
 # What the chart sets itself and therefore does not take as a value.
 OURS: Mapping[str, tuple[type[Settings], set[str]]] = {
-    "gateway": (GatewaySettings, {"model", "ranks", "listen", "drafts", *SECURITY, *GATEWAY_SECURITY}),
-    "verifier": (ShardSettings, {"model", "rank", "tp", "rendezvous", "listen", "device", *SECURITY}),
-    "draft": (DraftSettings, {"proposer", "model", "listen", "device", *SECURITY}),
+    "gateway": (
+        GatewaySettings,
+        {"model", "ranks", "listen", "drafts", *SECURITY, *GATEWAY_SECURITY, "metrics_listen"},
+    ),
+    "verifier": (ShardSettings, {"model", "rank", "tp", "rendezvous", "listen", "device", *SECURITY, "metrics_listen"}),
+    "draft": (DraftSettings, {"proposer", "model", "listen", "device", *SECURITY, "metrics_listen"}),
 }
 
 
