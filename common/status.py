@@ -23,9 +23,11 @@ from common.errors import (
     InvalidRequest,
     NotFound,
     Overloaded,
+    PermissionDenied,
     Refused,
     SettingsError,
     TandemError,
+    Unauthenticated,
     Unavailable,
 )
 from common.telemetry.log_lines import without_words
@@ -37,6 +39,8 @@ MAX_TEXT_BYTES = 1_000  # clients take 8 KiB of trailers; text may stand in them
 CODES: dict[type[TandemError], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     NotFound: grpc.StatusCode.NOT_FOUND,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,

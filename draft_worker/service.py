@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
@@ -12,6 +13,7 @@ import grpc
 
 from common.draft_protocol import PROTOCOL_VERSION
 from common.errors import Refused, Unavailable
+from common.progress import Progress
 from common.status import translated
 from common.telemetry.tracer import OFF, Tracer
 from draft_worker.desk import Answer, Desk
@@ -38,6 +40,7 @@ class DraftService(draft_service_pb2_grpc.DraftServiceServicer):
         max_requests: int,
         max_count: int,
         on_failure: Callable[[BaseException], None],
+        progress: Progress | None = None,
         metrics: DraftMetrics | None = None,
         tracer: Tracer = OFF,
     ) -> None:
@@ -45,7 +48,8 @@ class DraftService(draft_service_pb2_grpc.DraftServiceServicer):
         self._max_requests, self._max_count = max_requests, max_count
         self._metrics, self._tracer = metrics, tracer
         self._events = asyncio.get_running_loop()
-        self._loop = DraftLoop(self._deliver, lambda error: self._on_events(on_failure, error))
+        progress = progress or Progress(math.inf)
+        self._loop = DraftLoop(self._deliver, lambda error: self._on_events(on_failure, error), progress)
         self._sessions: dict[int, Session] = {}
         self._numbers = itertools.count(1)
         self._about: About | None = None

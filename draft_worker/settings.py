@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from common.settings import Settings
+from common.service_settings import ServiceSettings
 
 
-class DraftSettings(Settings):
+class DraftSettings(ServiceSettings):
     """Settings of one draft worker."""
 
     proposer: Literal["model", "ngram"] = Field(

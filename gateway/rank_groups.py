@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import grpc
 
 from common.errors import TandemError, Unavailable
+from common.tls import ClientTls
 from gateway.discovery.endpoint import Endpoint
 from gateway.shard_group import RankLink, ShardGroup
 from tandem.shard.v1 import shard_service_pb2 as pb
@@ -35,12 +36,15 @@ class FixedGroup:
 
     retry_s = 0.1
 
-    def __init__(self, addresses: Sequence[str], checkpoint_hash: str, step_timeout_s: float) -> None:
+    def __init__(
+        self, addresses: Sequence[str], checkpoint_hash: str, step_timeout_s: float, tls: ClientTls | None = None
+    ) -> None:
         self._addresses, self._checkpoint_hash, self._step_timeout_s = addresses, checkpoint_hash, step_timeout_s
+        self._tls = tls
 
     async def attach(self) -> ShardGroup:
         """Take the group."""
-        return await ShardGroup.attach(self._addresses, self._checkpoint_hash, self._step_timeout_s)
+        return await ShardGroup.attach(self._addresses, self._checkpoint_hash, self._step_timeout_s, self._tls)
 
     def is_leaving(self, group: ShardGroup) -> bool:
         """Only its ranks know."""
@@ -56,8 +60,8 @@ class FoundGroups:
 
     retry_s = 0.25
 
-    def __init__(self, checkpoint_hash: str, step_timeout_s: float) -> None:
-        self._checkpoint_hash, self._step_timeout_s = checkpoint_hash, step_timeout_s
+    def __init__(self, checkpoint_hash: str, step_timeout_s: float, tls: ClientTls | None = None) -> None:
+        self._checkpoint_hash, self._step_timeout_s, self._tls = checkpoint_hash, step_timeout_s, tls
         self._hosts = frozenset[str]()
         self._hosts_of: WeakKeyDictionary[ShardGroup, frozenset[str]] = WeakKeyDictionary()
 
@@ -81,6 +85,7 @@ class FoundGroups:
                     rank_addresses(hosts, first.world_size),
                     self._checkpoint_hash,
                     self._step_timeout_s,
+                    self._tls,
                     only_if_free=True,
                 )
             except TandemError as error:
@@ -97,7 +102,7 @@ class FoundGroups:
     async def _survey(self) -> dict[str, pb.GetInfoResponse]:
         """Ask all hosts at once who they are; those that do not answer soon are left out."""
         hosts = sorted(self._hosts)
-        answers = await asyncio.gather(*(_ask(host) for host in hosts))
+        answers = await asyncio.gather(*(_ask(host, self._tls) for host in hosts))
         return {host: answer for host, answer in zip(hosts, answers, strict=True) if answer is not None}
 
 
@@ -120,8 +125,8 @@ def rank_addresses(hosts: Sequence[str], world_size: int) -> list[str]:
     return [f"{name}:{int(port) + local}" for name, _, port in parts for local in range(world_size // len(hosts))]
 
 
-async def _ask(host: str) -> pb.GetInfoResponse | None:
-    link = RankLink(host)
+async def _ask(host: str, tls: ClientTls | None) -> pb.GetInfoResponse | None:
+    link = RankLink(host, tls)
     try:
         async with asyncio.timeout(SURVEY_TIMEOUT_S):
             return await link.get_info()

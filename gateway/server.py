@@ -4,22 +4,23 @@ import asyncio
 import logging
 import os
 
-import grpc
 from grpc_reflection.v1alpha import reflection
 
-from common.channel import server_options
 from common.errors import SettingsError
 from common.health import HEALTH_SERVICE, HealthBoard
+from common.listening import health_port
 from common.manifest import read_manifest
 from common.process import run_until_signalled
 from common.telemetry.metrics_export import exported, is_read
 from common.telemetry.setup import set_up_tracing
+from gateway.auth.access import guarded_server, worker_tls
+from gateway.auth.callers import Callers
 from gateway.discovery.discovery import Discovery
 from gateway.limits import ModelLimits
 from gateway.metrics.gateway_metrics import GatewayMetrics
 from gateway.metrics.state_metrics import watch
 from gateway.prompts import PromptReader
-from gateway.rank_groups import FoundGroups
+from gateway.rank_groups import FixedGroup, FoundGroups, RankGroups
 from gateway.registration import SERVICE, register
 from gateway.service import InferenceService
 from gateway.settings import GatewaySettings
@@ -54,52 +55,63 @@ async def _serve(settings: GatewaySettings, metrics: GatewayMetrics | None) -> N
     )
     tracer = set_up_tracing("tandem-gateway")
     prompts = PromptReader(settings.model, manifest, model)
-    server = grpc.aio.server(options=server_options(settings.max_message_bytes))
+    callers = Callers(settings.tenants)
+    server, port = guarded_server(settings, callers)
     health = HealthBoard([SERVICE.full_name])
     health.add_to(server)
     target = TargetIdentity(manifest.tokenizer.sha256, arch.vocabulary_size, checkpoint_hash)
     pool = _draft_pool(settings, target)
-    groups = FoundGroups(checkpoint_hash, settings.step_timeout_s) if settings.groups else None
-    speculator = _speculator(settings, pool)
-    loop = StepLoop(settings, checkpoint_hash, health, speculator, groups, metrics, tracer)
-    service = InferenceService(loop, prompts, model, manifest, checkpoint_hash)
+    groups, speculator = _rank_groups(settings, checkpoint_hash), _speculator(settings, pool)
+    loop = StepLoop(settings, groups, health, speculator, metrics, tracer)
+    health.judge_liveness(lambda: not loop.progress.stalled)
+    service = InferenceService(loop, prompts, model, manifest, checkpoint_hash, callers)
     register(service, server, settings.write_timeout_s, metrics.calls if metrics is not None else None, tracer)
     if metrics is not None:
         watch(metrics, loop, speculator, settings.model)
     if settings.reflection:
         names = (SERVICE.full_name, HEALTH_SERVICE, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
-    try:
-        port = server.add_insecure_port(settings.listen)
-    except RuntimeError as error:
-        raise SettingsError(f"cannot listen on {settings.listen}: {error}") from error
     await prompts.start()
-    await server.start()
-    log.info("listening on port %d for %s", port, manifest.name)
-    running = asyncio.create_task(loop.run())
-    following = [
-        asyncio.create_task(Discovery(targets, settings.kubernetes_api, settings.kubernetes_credentials).run(on_change))
+    discoveries = [
+        (Discovery(targets, settings.kubernetes_api, settings.kubernetes_credentials), on_change)
         for targets, on_change in (
-            (settings.groups, groups.set_endpoints if groups else None),
+            (settings.groups, groups.set_endpoints if isinstance(groups, FoundGroups) else None),
             (settings.drafts, pool.set_endpoints if pool else None),
         )
         if on_change is not None
     ]
     try:
-        await run_until_signalled(
-            server, health, drain=loop.drain, drain_budget_s=settings.drain_budget_s, failed=running
-        )
+        async with health_port(settings.health_listen, health):
+            await server.start()
+            log.info("listening on port %d for %s", port, manifest.name)
+            running = asyncio.create_task(loop.run())
+            others = [asyncio.create_task(each.run(on_change)) for each, on_change in discoveries]
+            try:
+                await run_until_signalled(
+                    server, health, drain=loop.drain, drain_budget_s=settings.drain_budget_s, failed=running
+                )
+            finally:
+                for task in (running, *others):
+                    task.cancel()
+                await asyncio.wait([running, *others])
     finally:
-        for task in (running, *following):
-            task.cancel()
-        await asyncio.wait([running, *following])
         await prompts.close()
         tracer.close()
 
 
+def _rank_groups(settings: GatewaySettings, checkpoint_hash: str) -> RankGroups:
+    """Return the groups to serve with: one that is known, or those that are found. Raises SettingsError."""
+    tls = worker_tls(settings, settings.rank_tls_name)
+    if settings.groups:
+        return FoundGroups(checkpoint_hash, settings.step_timeout_s, tls)
+    return FixedGroup(settings.ranks, checkpoint_hash, settings.step_timeout_s, tls)
+
+
 def _draft_pool(settings: GatewaySettings, target: TargetIdentity) -> DraftPool | None:
     """Return the draft workers, not found yet, or None where none is asked."""
-    return DraftPool((), target) if settings.drafts and settings.max_draft_tokens else None
+    if not (settings.drafts and settings.max_draft_tokens):
+        return None
+    return DraftPool((), target, worker_tls(settings, settings.draft_tls_name))
 
 
 def _speculator(settings: GatewaySettings, pool: DraftPool | None) -> Speculator | None:

@@ -10,6 +10,7 @@ import grpc
 from common.errors import DeadlineExceeded, InvalidRequest
 from common.manifest import Manifest
 from gateway import answers, validation
+from gateway.auth.callers import Callers
 from gateway.detokenizer import StreamText
 from gateway.generation import Generation
 from gateway.limits import ModelLimits
@@ -28,13 +29,20 @@ class InferenceService:
     """tandem.v1.InferenceService over one step loop."""
 
     def __init__(
-        self, loop: StepLoop, prompts: PromptReader, model: ModelLimits, manifest: Manifest, checkpoint_hash: str
+        self,
+        loop: StepLoop,
+        prompts: PromptReader,
+        model: ModelLimits,
+        manifest: Manifest,
+        checkpoint_hash: str,
+        callers: Callers | None = None,
     ) -> None:
         self._loop = loop
         self._prompts = prompts
         self._model = model
         self._manifest = manifest
         self._checkpoint_hash = checkpoint_hash
+        self._callers = callers or Callers()
 
     async def Generate(
         self, request: pb.GenerateRequest, context: Context, trace: RequestTrace
@@ -42,6 +50,7 @@ class InferenceService:
         """Stream one answer."""
         waterfall = trace.waterfall
         trace.operation = "chat" if request.WhichOneof("prompt") == "chat" else "text_completion"
+        caller = self._callers.admit(context)
         validation.check_model(request.model, self._model)
         trace.model = self._model.name
         validation.priority(request.priority)
@@ -61,12 +70,13 @@ class InferenceService:
         waterfall.tokenize_ns = time.perf_counter_ns() - waterfall.arrived_ns
         _check_deadline(context)
 
-        sequence = Sequence(tenant="", prompt_ids=prompt_ids, max_new_tokens=stop.max_new_tokens, params=params)
+        sequence = Sequence(caller.tenant, prompt_ids, max_new_tokens=stop.max_new_tokens, params=params)
         sequence.traceparent = trace.traceparent
         text = StreamText(self._prompts.tokenizer, stop.stop_strings)
         max_draft_tokens = validation.max_draft_tokens(request.speculation, self._loop.max_draft_tokens)
         trace.job = generation = Generation(sequence, params, stop, text, waterfall, max_draft_tokens)
         self._loop.submit(generation)
+        caller.charge(len(prompt_ids))
         try:
             output = await generation.take()
             yield pb.GenerateResponse(
@@ -75,6 +85,7 @@ class InferenceService:
                 )
             )
             while output:
+                caller.charge(len(output.token_ids))
                 yield answers.delta(output)
                 output = await generation.take()
             assert generation.finish is not None
@@ -92,6 +103,7 @@ class InferenceService:
         """Return the log-probabilities of a given text, computed by the same scheduler as everything else."""
         waterfall = trace.waterfall
         trace.operation = "score"
+        caller = self._callers.admit(context)
         validation.check_model(request.model, self._model)
         trace.model = self._model.name
         top_logprobs = validation.top_logprobs(request.top_logprobs)
@@ -112,9 +124,10 @@ class InferenceService:
         first = max(request.first_position, 1)
         chunks: list[ScoredLogprobs] = []
         if first < len(token_ids):
-            trace.job = scoring = Scoring(token_ids, first, top_logprobs, waterfall)
+            trace.job = scoring = Scoring(token_ids, first, top_logprobs, waterfall, caller.tenant)
             scoring.sequence.traceparent = trace.traceparent
             self._loop.submit(scoring)
+            caller.charge(len(token_ids))
             try:
                 chunks = await scoring.done()
             finally:

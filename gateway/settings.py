@@ -6,12 +6,12 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
-from common.settings import Settings
+from common.service_settings import ServiceSettings
 from gateway.discovery.target import read_target
 from gateway.limits import MAX_DRAFT_TOKENS
 
 
-class GatewaySettings(Settings):
+class GatewaySettings(ServiceSettings):
     """Settings of one gateway process."""
 
     model: Path = Field(description="folder of the checkpoint the ranks serve: manifest and tokenizer are read")
@@ -25,7 +25,30 @@ class GatewaySettings(Settings):
     metrics_listen: str = Field(
         default="", description="address of the HTTP endpoint that Prometheus scrapes, host:port; empty for none"
     )
-    reflection: bool = Field(default=True, description="answer gRPC reflection")
+    reflection: bool = Field(default=False, description="answer gRPC reflection")
+
+    tenants: Path | None = Field(
+        default=None,
+        description="YAML file of tenants: hashes of their tokens and their limits; every call but health then needs a "
+        "token. Read anew when it changes",
+    )
+    allow_anonymous: bool = Field(
+        default=False,
+        description="let anybody call, beyond this machine too, where neither token nor certificate is asked for",
+    )
+    worker_tls_cert: Path | None = Field(
+        default=None, description="PEM file of the certificate that ranks and draft workers are shown"
+    )
+    worker_tls_key: Path | None = Field(default=None, description="PEM file of that certificate's private key")
+    worker_tls_ca: Path | None = Field(
+        default=None, description="PEM file of the authorities of the workers' certificates"
+    )
+    rank_tls_name: str = Field(
+        default="", description="DNS name in the ranks' certificates; default: the host of each address"
+    )
+    draft_tls_name: str = Field(
+        default="", description="DNS name in the draft workers' certificates; default: the host of each address"
+    )
 
     max_running: PositiveInt = Field(default=64, description="most sequences in one step")
     max_step_tokens: PositiveInt = Field(default=512, description="most token ids in one step")

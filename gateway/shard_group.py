@@ -11,6 +11,7 @@ import grpc
 from common.channel import INTERNAL_MESSAGE_BYTES, open_channel
 from common.errors import Refused, Unavailable
 from common.step_protocol import PROTOCOL_VERSION, plan_hash, ran_hash
+from common.tls import ClientTls
 from tandem.shard.v1 import shard_service_pb2 as pb
 
 RUN = "/tandem.shard.v1.ShardService/Run"
@@ -55,9 +56,9 @@ class GroupInfo:
 class RankLink:
     """The step stream to one rank."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, tls: ClientTls | None = None) -> None:
         self.address = address
-        self._channel = open_channel(address, max_message_bytes=INTERNAL_MESSAGE_BYTES)
+        self._channel = open_channel(address, INTERNAL_MESSAGE_BYTES, tls=tls)
         self._get_info = self._channel.unary_unary(
             GET_INFO,
             request_serializer=pb.GetInfoRequest.SerializeToString,
@@ -106,14 +107,19 @@ class ShardGroup:
 
     @classmethod
     async def attach(
-        cls, addresses: Sequence[str], checkpoint_hash: str, step_timeout_s: float, only_if_free: bool = False
+        cls,
+        addresses: Sequence[str],
+        checkpoint_hash: str,
+        step_timeout_s: float,
+        tls: ClientTls | None = None,
+        only_if_free: bool = False,
     ) -> "ShardGroup":
         """Connect to all ranks, check that they are one group with our checkpoint, and take them over.
 
         Raises Unavailable when a rank is not there or, with `only_if_free`, another gateway holds it; Refused when the
         ranks do not fit together or are about to stop.
         """
-        links = [RankLink(address) for address in addresses]
+        links = [RankLink(address, tls) for address in addresses]
         try:
             infos = await _all(link.get_info() for link in links)
             info = GroupInfo(epoch=infos[0].epoch, ranks=tuple(infos))

@@ -8,13 +8,14 @@ from collections.abc import Iterable
 
 from common.errors import Refused, RequestFailed, Unavailable
 from common.health import HealthBoard
+from common.progress import Progress
 from common.telemetry.tracer import OFF, Tracer
 from gateway.decision import Decision, Job
 from gateway.frames import encode_closes, encode_plan
 from gateway.generation import Generation
 from gateway.group_keeper import GroupKeeper
 from gateway.metrics.gateway_metrics import GatewayMetrics
-from gateway.rank_groups import FixedGroup, RankGroups
+from gateway.rank_groups import RankGroups
 from gateway.scheduling.admission import BatchLimits
 from gateway.scheduling.block_pool import BlockPool
 from gateway.scheduling.plan import StepPlan
@@ -44,15 +45,14 @@ class StepLoop:
     def __init__(
         self,
         settings: GatewaySettings,
-        checkpoint_hash: str,
+        groups: RankGroups,
         health: HealthBoard,
         speculator: Speculator | None = None,
-        groups: RankGroups | None = None,
         metrics: GatewayMetrics | None = None,
         tracer: Tracer = OFF,
     ) -> None:
-        """Without `groups` there is one, at settings.ranks."""
         self._settings = settings
+        self.progress = Progress(settings.step_timeout_s + settings.stall_timeout_s)
         self._health = health
         self._speculator = speculator
         self._metrics = metrics
@@ -61,7 +61,6 @@ class StepLoop:
         self._step_spans = StepSpans(tracer, settings.trace_every_steps)
         self._scheduler: Scheduler | None = None
         self._max_step_tokens = 0  # of the scheduler's plans
-        groups = groups or FixedGroup(settings.ranks, checkpoint_hash, settings.step_timeout_s)
         self._work = asyncio.Event()
         self._keeper = GroupKeeper(groups, self._check, self._work.set)
         self._draining = False
@@ -157,6 +156,7 @@ class StepLoop:
                 finally:
                     watching.cancel()
                     await asyncio.wait([watching])
+                self.progress.rest()  # what waits for ranks is no reason to end this process
                 left = self._keeper.let_go()
                 await self._health.set_serving(self._group is not None)
                 await left.close()
@@ -185,6 +185,7 @@ class StepLoop:
         scheduler = self._scheduler
         assert scheduler is not None
         while True:
+            self.progress.advance()
             self._work.clear()  # what comes from here on is seen at the next turn
             if self._keeper.may_leave(scheduler.idle):
                 return
@@ -193,6 +194,7 @@ class StepLoop:
             began_ns = time.perf_counter_ns()
             plan = scheduler.plan()
             if plan is None:
+                self.progress.rest()
                 await self._rest(group, scheduler)
                 continue
             await self._step(group, scheduler, plan, began_ns)

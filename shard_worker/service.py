@@ -1,6 +1,7 @@
 """The step stream on a rank: who may speak, and in which order. What a step computes is `engine.py`'s."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -12,6 +13,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from common.errors import Refused, TandemError, Unavailable
+from common.progress import Progress
 from common.status import translated
 from common.step_protocol import PROTOCOL_VERSION, plan_hash, ran_hash
 from common.telemetry.tracer import OFF, Tracer
@@ -47,10 +49,12 @@ class ShardService(shard_service_pb2_grpc.ShardServiceServicer):
     def __init__(
         self,
         on_failure: Callable[[BaseException], None],
+        progress: Progress | None = None,
         metrics: RankMetrics | None = None,
         tracer: Tracer = OFF,
     ) -> None:
         self._on_failure = on_failure
+        self._progress = progress or Progress(math.inf)
         self._metrics, self._tracer = metrics, tracer
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="torch")
         self._engine: Engine | None = None
@@ -216,15 +220,18 @@ class ShardService(shard_service_pb2_grpc.ShardServiceServicer):
         def run() -> None:
             if not answer.set_running_or_notify_cancel():
                 return
+            self._progress.advance()
             try:
                 answer.set_result(work())
             except Exception as error:
                 answer.set_exception(error)
+                self._progress.rest()
                 return
             try:
                 then()
             except Exception as error:
                 loop.call_soon_threadsafe(self._on_failure, error)
+            self._progress.rest()
 
         self._thread.submit(run)
         try:

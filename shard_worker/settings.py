@@ -5,10 +5,10 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from common.settings import Settings
+from common.service_settings import ServiceSettings
 
 
-class ShardSettings(Settings):
+class ShardSettings(ServiceSettings):
     """Settings of one rank of a tensor-parallel group."""
 
     model: Path = Field(description="folder of the checkpoint")

@@ -12,8 +12,8 @@ import click
 import grpc
 
 from common.commands.client import Client, connected
+from common.commands.gateway_address import GatewayAddress, gateway_address_options
 from common.commands.in_order import in_order
-from common.commands.request_options import address_option
 from common.commands.text_windows import Window, spread, tokenize, windows_over
 from common.status import read_error
 from tandem.v1 import inference_service_pb2 as pb
@@ -49,7 +49,7 @@ class Perplexity:
 
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@address_option
+@gateway_address_options
 @click.option(
     "--window",
     type=click.IntRange(min=2),
@@ -63,7 +63,12 @@ class Perplexity:
 @click.option("--max-tokens", type=click.IntRange(min=1), help="score about this many tokens, spread over the text")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 def perplexity(
-    file: Path, address: str, window: int | None, stride: int | None, max_tokens: int | None, as_json: bool
+    file: Path,
+    gateway: GatewayAddress,
+    window: int | None,
+    stride: int | None,
+    max_tokens: int | None,
+    as_json: bool,
 ) -> None:
     """Print the perplexity of FILE's text, of any length, to the model that a running gateway serves.
 
@@ -75,7 +80,7 @@ def perplexity(
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise click.ClickException(f"{file}: {error}") from None
-    found = asyncio.run(_perplexity(text, address, window, stride, max_tokens))
+    found = asyncio.run(_perplexity(text, gateway, window, stride, max_tokens))
     if as_json:
         click.echo(json.dumps(asdict(found) | {"perplexity": found.perplexity, "bits_per_byte": found.bits_per_byte}))
         return
@@ -87,9 +92,9 @@ def perplexity(
 
 
 async def _perplexity(
-    text: str, address: str, window: int | None, stride: int | None, max_tokens: int | None
+    text: str, gateway: GatewayAddress, window: int | None, stride: int | None, max_tokens: int | None
 ) -> Perplexity:
-    async with connected(address) as client:
+    async with connected(gateway) as client:
         window = window or min(DEFAULT_WINDOW_TOKENS, client.model.context_length)
         stride = stride or window
         if stride > window:

@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from common.channel import open_channel
 from common.commands.listen_address import free_address
-from common.commands.up_children import draft_addresses, plan_stages
+from common.commands.up_children import draft_addresses, plan_stages, probe_address
 from common.commands.up_settings import UpSettings
 from common.model_store import resolve
 from common.supervisor import Stage, Supervisor, supervised
@@ -48,7 +48,8 @@ async def running_stack(settings: UpSettings, plan: Plan = plan_stages) -> Async
     with private_folder() as folder:
         stages = plan(settings, model, address, Path(folder), len(os.sched_getaffinity(0)))
         async with supervised(stages) as supervisor:
-            for serving in (address, *draft_addresses(settings, Path(folder))):
+            probe = probe_address(settings, address, Path(folder))
+            for serving in (probe, *draft_addresses(settings, Path(folder))):
                 await supervisor.while_running(until_serving(serving))
             yield Stack(supervisor, address, settings.metrics_listen)
 

@@ -10,9 +10,10 @@ import click
 
 from common.commands.answer import Answer, stream_answer
 from common.commands.client import connected
+from common.commands.gateway_address import GatewayAddress, gateway_address_options
 from common.commands.generate import request_for
 from common.commands.printers import has_colours
-from common.commands.request_options import address_option, request_options
+from common.commands.request_options import request_options
 from common.commands.trace_picture import Style, draw
 from tandem.v1.inference_service_pb2 import GenerateDelta, GenerateFinished, GenerateStarted
 
@@ -21,10 +22,10 @@ MIN_COLUMNS, MAX_COLUMNS = 72, 120
 
 @click.command()
 @click.argument("prompt", required=False)
-@address_option
+@gateway_address_options
 @click.option("--chat/--no-chat", default=None, help="as a user's turn or as plain text; default: as the model can")
 @request_options
-def trace(prompt: str | None, address: str, chat: bool | None, **flags: Any) -> None:
+def trace(prompt: str | None, gateway: GatewayAddress, chat: bool | None, **flags: Any) -> None:
     """Ask a running gateway PROMPT (or standard input) and draw where the answer's time went.
 
     All times are the answer's own: no collector is needed. The answer's text is not shown.
@@ -33,11 +34,11 @@ def trace(prompt: str | None, address: str, chat: bool | None, **flags: Any) -> 
         raise click.UsageError("--system needs a chat prompt")
     if prompt is None:
         prompt = sys.stdin.read()
-    asyncio.run(_trace(prompt, address, chat, flags))
+    asyncio.run(_trace(prompt, gateway, chat, flags))
 
 
-async def _trace(prompt: str, address: str, chat: bool | None, flags: dict[str, Any]) -> None:
-    async with connected(address) as client:
+async def _trace(prompt: str, gateway: GatewayAddress, chat: bool | None, flags: dict[str, Any]) -> None:
+    async with connected(gateway) as client:
         request = request_for(client, prompt, chat, flags)
         answer = Answer()
         began_ns = time.perf_counter_ns()

@@ -8,6 +8,7 @@ from typing import Any
 
 from common.channel import INTERNAL_MESSAGE_BYTES, open_channel
 from common.errors import Refused, Unavailable
+from common.tls import ClientTls
 from gateway.speculation.breaker import Breaker
 from gateway.speculation.draft_stream import DraftStream, TargetIdentity
 from tandem.draft.v1 import draft_service_pb2 as pb
@@ -33,10 +34,11 @@ class DraftLink:
         target: TargetIdentity,
         on_proposals: Callable[[DraftStream, Iterable[pb.Proposal]], None],
         on_end: Callable[[DraftStream], None],
+        tls: ClientTls | None = None,
     ) -> None:
         self.address = address
         self.stream: DraftStream | None = None  # None while nothing fit to draft is attached
-        self._target = target
+        self._target, self._tls = target, tls
         self._breaker = Breaker()  # outlives streams: a worker that is lost and found is not yet a fast one
         self._on_proposals, self._on_end = on_proposals, on_end
         self._told = set[str]()
@@ -74,7 +76,7 @@ class DraftLink:
     async def _attend(self) -> None:
         """Attach once and stay until the stream ends. Raises Refused or Unavailable."""
         self._was_there = False
-        channel = open_channel(self.address, max_message_bytes=INTERNAL_MESSAGE_BYTES)
+        channel = open_channel(self.address, INTERNAL_MESSAGE_BYTES, tls=self._tls)
         try:
             call: Any = channel.stream_stream(PROPOSE, request_serializer=pb.ProposeRequest.SerializeToString)()
             try:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from common.draft_protocol import HASHED_IDS
 from common.errors import Refused
 from common.telemetry.metrics import STEP_BOUNDS_S, Histogram
+from common.tls import ClientTls
 from gateway.discovery.endpoint import Endpoint
 from gateway.speculation.draft_link import DraftLink
 from gateway.speculation.draft_request import Ask, DraftRequest
@@ -46,9 +47,9 @@ class DraftPool:
     Health never shows in the output: whoever is slow, wrong or gone yields no proposals.
     """
 
-    def __init__(self, addresses: Iterable[str], target: TargetIdentity) -> None:
+    def __init__(self, addresses: Iterable[str], target: TargetIdentity, tls: ClientTls | None = None) -> None:
+        self._target, self._tls = target, tls
         self.wire = Histogram(STEP_BOUNDS_S)  # seconds between ask and answer less the worker's own
-        self._target = target
         self._links: dict[str, DraftLink] = {}
         self._links_changed = asyncio.Event()
         self._requests: dict[int, DraftRequest] = {}
@@ -69,7 +70,7 @@ class DraftPool:
         ask."""
         old = self._links
         self._links = {
-            address: old.get(address) or DraftLink(address, self._target, self._take_proposals, self._lose)
+            address: old.get(address) or DraftLink(address, self._target, self._take_proposals, self._lose, self._tls)
             for address in dict.fromkeys(addresses)
         }
         self._links_changed.set()

@@ -22,6 +22,28 @@
 {{- if and $m.tokenSecret.name (ne $m.source "download") -}}
 {{- fail (printf "model.tokenSecret is used by model.source download only; the source is %s" $m.source) -}}
 {{- end -}}
+{{- $t := .Values.tls -}}
+{{- if eq $t.source "secrets" -}}
+{{- range $component := ternary (list "gateway" "verifier" "draft") (list "gateway" "verifier") $d.enabled -}}
+{{- if not (get $t.secrets $component) -}}
+{{- fail (printf "tls.source secrets needs tls.secrets.%s, a Secret with tls.crt, tls.key and ca.crt" $component) -}}
+{{- end -}}
+{{- end -}}
+{{- else if or $t.secrets.gateway $t.secrets.verifier $t.secrets.draft -}}
+{{- fail (printf "tls.secrets are used by tls.source secrets only; the source is %s" $t.source) -}}
+{{- end -}}
+{{- if and (eq $t.source "certManager") (not $t.issuer.name) -}}
+{{- fail "tls.source certManager needs tls.issuer.name, an issuer that exists" -}}
+{{- end -}}
+{{- if and (ne $t.source "certManager") $t.issuer.name -}}
+{{- fail (printf "tls.issuer is used by tls.source certManager only; the source is %s" $t.source) -}}
+{{- end -}}
+{{- if and (eq $t.source "none") $t.clients -}}
+{{- fail "tls.clients names callers by their certificates, and tls.source none has none" -}}
+{{- end -}}
+{{- if and .Values.auth.testTokenSecret.name (not .Values.auth.tenantsSecret.name) -}}
+{{- fail "auth.testTokenSecret holds a token, but without auth.tenantsSecret the gateway asks for none" -}}
+{{- end -}}
 {{- $gatewayTokens := dig "max_step_tokens" 512 .Values.gateway.settings -}}
 {{- $rankTokens := dig "max_step_tokens" 2048 $v.settings -}}
 {{- if gt (int $gatewayTokens) (int $rankTokens) -}}

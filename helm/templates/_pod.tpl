@@ -96,21 +96,21 @@ topologySpreadConstraints:
 {{- end }}
 {{- end }}
 
-{{/* Probes through gRPC health: "" is SERVING once work is taken, "live" while the event loop runs.
-     Call with (dict "port" 50060 "startup" "" "startupMinutes" 30). */}}
+{{/* Probes through gRPC health: "" is SERVING once work is taken, "live" while work goes on.
+     Asked on a port of their own: the kubelet has no certificate. Call with (dict "startup" "" "startupMinutes" 30). */}}
 {{- define "tandem.probes" -}}
 startupProbe:
-  grpc: {port: {{ .port }}, service: {{ .startup | quote }}}
+  grpc: {port: 50052, service: {{ .startup | quote }}}
   periodSeconds: 5
   timeoutSeconds: 5
   failureThreshold: {{ mul .startupMinutes 12 }}
 readinessProbe:
-  grpc: {port: {{ .port }}}
+  grpc: {port: 50052}
   periodSeconds: 5
   timeoutSeconds: 5
   failureThreshold: 2
 livenessProbe:
-  grpc: {port: {{ .port }}, service: live}
+  grpc: {port: 50052, service: live}
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 6

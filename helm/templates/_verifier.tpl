@@ -53,10 +53,11 @@ spec:
         {{- range $local := until (int $v.ranksPerNode) }}
         - {name: rank-{{ $local }}, containerPort: {{ add 50060 $local }}}
         {{- end }}
+        - {name: health, containerPort: 50052}
         {{- if $values.metrics.enabled }}
         {{- include "tandem.metricsPorts" $v.ranksPerNode | nindent 8 }}
         {{- end }}
-      {{- include "tandem.probes" (dict "port" 50060 "startup" "" "startupMinutes" $v.startupMinutes) | nindent 6 }}
+      {{- include "tandem.probes" (dict "startup" "" "startupMinutes" $v.startupMinutes) | nindent 6 }}
       {{- include "tandem.preStop" $v | nindent 6 }}
       resources:
         {{- include "tandem.resources" (dict "resources" $v.resources "accelerator" $values.accelerator "gpus" $v.ranksPerNode) | nindent 8 }}
@@ -66,6 +67,7 @@ spec:
         - {name: shm, mountPath: /dev/shm}
         - {name: tmp, mountPath: /tmp}
         {{- include "tandem.modelMount" .root | nindent 8 }}
+        {{- include "tandem.tlsMount" .root | nindent 8 }}
   volumes:
     - name: config
       configMap: {name: {{ include "tandem.fullname" .root }}-verifier}
@@ -74,4 +76,5 @@ spec:
     - name: tmp
       emptyDir: {}
     {{- include "tandem.modelVolume" .root | nindent 4 }}
+    {{- include "tandem.tlsVolume" (dict "root" .root "component" "verifier") | nindent 4 }}
 {{- end }}

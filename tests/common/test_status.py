@@ -71,6 +71,12 @@ CASES = [
         grpc.StatusCode.INVALID_ARGUMENT,
         "invalid argument: sampling.top_p: must be above 0",
     ),
+    (
+        errors.Unauthenticated("a token is needed"),
+        grpc.StatusCode.UNAUTHENTICATED,
+        "unauthenticated: a token is needed",
+    ),
+    (errors.PermissionDenied("not you"), grpc.StatusCode.PERMISSION_DENIED, "permission denied: not you"),
     (errors.NotFound("no model x"), grpc.StatusCode.NOT_FOUND, "not found: no model x"),
     (
         errors.Overloaded("the queue is full", retry_after_s=2.5),

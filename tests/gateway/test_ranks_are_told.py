@@ -9,6 +9,7 @@ from common.arrays import U32, from_wire
 from common.health import HealthBoard
 from common.telemetry.tracer import OFF, Tracer
 from gateway.generation import Generation
+from gateway.rank_groups import FixedGroup
 from gateway.settings import GatewaySettings
 from gateway.step_loop import StepLoop
 from tandem.shard.v1 import shard_service_pb2 as pb
@@ -27,7 +28,8 @@ def closing(plan: pb.Plan) -> bool:
 async def traced_loop(rank: FakeRank, tracer: Tracer) -> AsyncIterator[StepLoop]:
     settings = GatewaySettings(model=Path("unused"), ranks=(rank.address,), trace_every_steps=3)
     health = HealthBoard()
-    loop = StepLoop(settings, CHECKPOINT_HASH, health, tracer=tracer)
+    groups = FixedGroup(settings.ranks, CHECKPOINT_HASH, settings.step_timeout_s)
+    loop = StepLoop(settings, groups, health, tracer=tracer)
     task = asyncio.create_task(loop.run())
     try:
         await until(lambda: health.serving)

@@ -33,6 +33,12 @@ MISTAKES = [
     ("nvidia", ["metrics.enabled=false"], "need metrics.enabled"),
     ("cpu", ["metrics.rules.enabled=true"], "need metrics.enabled"),
     ("amd", ["metrics.enabled=true", 'draft.autoscaling.prometheus.serverAddress="http://p:9090"'], "the kind is hpa"),
+    ("cpu", ['tls.source="secrets"', 'tls.secrets={"gateway": "g", "verifier": "v"}'], "tls.secrets.draft"),
+    ("cpu", ['tls.secrets.gateway="g"'], "tls.secrets are used by tls.source secrets only"),
+    ("cpu", ['tls.source="certManager"'], "tls.issuer.name"),
+    ("cpu", ['tls.issuer.name="ca"'], "tls.issuer is used by tls.source certManager only"),
+    ("cpu", ['tls.clients=["a"]'], "tls.clients"),
+    ("cpu", ['auth.testTokenSecret.name="t"'], "auth.tenantsSecret"),
 ]
 # What the schema refuses; the last part of the name must be in the message.
 TYPOS = [
@@ -52,6 +58,10 @@ TYPOS = [
     'verifier.env=[{"name": "TANDEM_SHARD_TP", "value": "4"}]',
     "draft.replicas=-1",
     'logLevel="loud"',
+    'tls.source="yes"',
+    'tls.secret="s"',
+    "gateway.settings.allow_plaintext=true",
+    'auth.tokens=["secret"]',
     'metrics.podMonitor.interval="often"',
     "metrics.rules.vllm=true",
     "draft.autoscaling.prometheus.minAcceptance=2",

@@ -51,9 +51,8 @@ def test_processes_serve_where_prometheus_looks(preset: str, tmp_path: Path) -> 
         if component(pod) == "verifier":
             values = settings(objects, "verifier", "ranks.yaml")
             host = resolve(RankHostSettings, "TANDEM_RANKS", {}, {}, _written(tmp_path / "ranks.yaml", values))
-            lines = [
-                command.command_line for command in plan_ranks(host, {"TANDEM_SHARD_MODEL": "m"}, tmp_path).commands
-            ]
+            environ = {"TANDEM_SHARD_MODEL": "m", "TANDEM_SHARD_ALLOW_PLAINTEXT": "true"}
+            lines = [command.command_line for command in plan_ranks(host, environ, tmp_path).commands]
             assert [line[line.index("--metrics-listen") + 1] for line in lines] == [
                 f"0.0.0.0:{port}" for port in ports.values()
             ]

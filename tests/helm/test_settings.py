@@ -8,6 +8,7 @@ import yaml
 from click.testing import CliRunner
 
 from common.cli.main import tandem
+from common.service_settings import ServiceSettings
 from common.settings import Settings
 from common.settings_sources import resolve
 from draft_worker.settings import DraftSettings
@@ -34,14 +35,20 @@ CLASSES: Mapping[str, tuple[str, type[Settings]]] = {
     "shard.yaml": ("TANDEM_SHARD", ShardSettings),
     "draft.yaml": ("TANDEM_DRAFT", DraftSettings),
 }
+SECURITY = set(ServiceSettings.model_fields) - {"stall_timeout_s"}
+GATEWAY_SECURITY = {
+    *("tenants", "allow_anonymous", "rank_tls_name", "draft_tls_name"),
+    *("worker_tls_cert", "worker_tls_key", "worker_tls_ca"),
+}
 # What the chart sets itself and therefore does not take as a value.
 OURS: Mapping[str, tuple[type[Settings], set[str]]] = {
     "gateway": (
         GatewaySettings,
-        {"model", "ranks", "groups", "listen", "drafts", "kubernetes_api", "kubernetes_credentials", "metrics_listen"},
+        {"model", "ranks", "groups", "listen", "drafts", "kubernetes_api", "kubernetes_credentials", "metrics_listen"}
+        | {*SECURITY, *GATEWAY_SECURITY},
     ),
-    "verifier": (ShardSettings, {"model", "rank", "tp", "rendezvous", "listen", "device", "metrics_listen"}),
-    "draft": (DraftSettings, {"proposer", "model", "listen", "device", "metrics_listen"}),
+    "verifier": (ShardSettings, {"model", "rank", "tp", "rendezvous", "listen", "device", *SECURITY, "metrics_listen"}),
+    "draft": (DraftSettings, {"proposer", "model", "listen", "device", *SECURITY, "metrics_listen"}),
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from common.health import HealthBoard
 from gateway.detokenizer import StreamText
 from gateway.generation import Generation
-from gateway.rank_groups import RankGroups
+from gateway.rank_groups import FixedGroup, RankGroups
 from gateway.sampling.params import SamplingParams
 from gateway.scheduling.sequence import Sequence as TokenSequence
 from gateway.settings import GatewaySettings
@@ -73,7 +73,8 @@ async def running_loop_of(
 ) -> AsyncIterator[tuple[StepLoop, HealthBoard]]:
     """Run a loop that may find no ranks yet. Fails with what ended the loop."""
     health = HealthBoard()
-    loop = StepLoop(settings, CHECKPOINT_HASH, health, groups=groups)
+    groups = groups or FixedGroup(settings.ranks, CHECKPOINT_HASH, settings.step_timeout_s)
+    loop = StepLoop(settings, groups, health)
     task = asyncio.create_task(loop.run())
     try:
         yield loop, health

@@ -10,7 +10,7 @@ import click
 
 from common.commands.client import connected
 from common.commands.eval.harness import Service, Work, evaluate
-from common.commands.request_options import address_option
+from common.commands.gateway_address import GatewayAddress, gateway_address_options
 from tandem.v1.inference_service_pb2 import GetModelResponse
 
 REPORTED = ("results", "groups", "versions", "n-shot", "n-samples", "higher_is_better", "samples", "lm_eval_version")
@@ -30,10 +30,10 @@ REPORTED = ("results", "groups", "versions", "n-shot", "n-samples", "higher_is_b
 @click.option("--concurrency", type=click.IntRange(1, 256), default=32, show_default=True, help="requests at once")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="write the results here")
 @click.option("--log-samples", is_flag=True, help="with --json: every document with its answers, too")
-@address_option
+@gateway_address_options
 def eval_command(
     tasks: str,
-    address: str,
+    gateway: GatewayAddress,
     concurrency: int,
     prefix_token_id: int | None,
     json_file: Path | None,
@@ -49,7 +49,7 @@ def eval_command(
     if flags["log_samples"] and json_file is None:
         raise click.UsageError("--log-samples needs --json FILE")
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
-    model = asyncio.run(_describe(address))
+    model = asyncio.run(_describe(gateway))
     if flags["apply_chat_template"] and not model.has_chat_template:
         raise click.ClickException(f"{model.name} has no chat template")
     work = Work(
@@ -57,14 +57,14 @@ def eval_command(
         limit=int(limit) if limit is not None and limit >= 1 else limit,
         **flags,
     )
-    found = evaluate(Service(address, concurrency, prefix_token_id), model, work)
+    found = evaluate(Service(gateway, concurrency, prefix_token_id), model, work)
     _show(found, model)
     if json_file is not None:
         _write(found, model, json_file)
 
 
-async def _describe(address: str) -> GetModelResponse:
-    async with connected(address) as client:
+async def _describe(gateway: GatewayAddress) -> GetModelResponse:
+    async with connected(gateway) as client:
         return client.model
 
 

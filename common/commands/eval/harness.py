@@ -18,6 +18,7 @@ from common.commands.client import connected
 from common.commands.eval.generation_settings import read_settings
 from common.commands.eval.prompt import pack_chat
 from common.commands.eval.served_model import ServedModel
+from common.commands.gateway_address import GatewayAddress
 from common.commands.in_order import in_order
 from common.status import read_error
 from tandem.v1.inference_service_pb2 import GetModelResponse
@@ -36,7 +37,7 @@ Answer = TypeVar("Answer")
 class Service:
     """Which gateway answers, and how it is asked."""
 
-    address: str
+    gateway: GatewayAddress
     concurrency: int
     prefix_token_id: int | None
 
@@ -52,7 +53,7 @@ class Service:
     async def _ask_all(
         self, arguments: Sequence[Any], ask: Callable[[ServedModel, int, Any], Awaitable[Answer]], label: str
     ) -> list[Answer]:
-        async with connected(self.address) as client:
+        async with connected(self.gateway) as client:
             try:
                 served = await ServedModel.of(client, self.prefix_token_id)
                 with click.progressbar(length=len(arguments), label=label, file=sys.stderr) as bar:

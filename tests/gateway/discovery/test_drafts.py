@@ -8,6 +8,7 @@ from pathlib import Path
 
 from common.health import HealthBoard
 from gateway.discovery.discovery import Discovery
+from gateway.rank_groups import FixedGroup
 from gateway.settings import GatewaySettings
 from gateway.speculation.draft_pool import DraftPool
 from gateway.speculation.speculator import Speculator
@@ -80,7 +81,8 @@ def test_drafts_are_scaled_from_one_to_three_to_none_to_two(tmp_path: Path) -> N
                 discovery = Discovery(["k8s:///llm/drafts:grpc"], api.url, api.credentials)
                 speculator = Speculator(pool, reads_text=False, max_draft_tokens=4, fixed=True)
                 health = HealthBoard()
-                loop = StepLoop(settings, CHECKPOINT_HASH, health, speculator)
+                groups = FixedGroup(settings.ranks, CHECKPOINT_HASH, settings.step_timeout_s)
+                loop = StepLoop(settings, groups, health, speculator)
                 scale(a)
                 async with asyncio.TaskGroup() as group:
                     background = [
