@@ -2,7 +2,6 @@
 
 import secrets
 
-import grpc
 import pytest
 
 from tests.support.answers import text_request
@@ -23,9 +22,9 @@ def test_the_survivors_span_is_an_error(tiny_model: TinyModel) -> None:
             while received < 20:
                 received += len(next(call).delta.token_ids)
             cluster.ranks[1].kill()
-            with pytest.raises(grpc.RpcError):
-                list(call)
             spans = sink.wait_for(lambda spans: any(span.name == "shard" for span in spans), trace_id)
-        (survivor,) = [span for span in spans if span.name == "shard"]
+            call.cancel()
+        # The ranks come back and the stream goes on, in spans of its own; this one is of the group that was lost.
+        survivor = next(span for span in spans if span.name == "shard")
         assert survivor.is_error and survivor.attributes["tandem.tp.rank"] == 0
         assert survivor.attributes["tandem.decode.steps"] > 0
