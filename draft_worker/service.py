@@ -16,6 +16,7 @@ from common.status import translated
 from draft_worker.desk import Answer, Desk
 from draft_worker.loop import DraftLoop
 from draft_worker.messages import Events, read_events
+from draft_worker.metrics import DraftMetrics
 from draft_worker.proposer import About, Proposer
 from draft_worker.session import Session
 from tandem.draft.v1 import draft_service_pb2 as pb
@@ -30,9 +31,16 @@ OURSELVES = 0
 class DraftService(draft_service_pb2_grpc.DraftServiceServicer):
     """Answers any number of gateways, each on a stream of its own."""
 
-    def __init__(self, max_requests: int, max_count: int, on_failure: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self,
+        max_requests: int,
+        max_count: int,
+        on_failure: Callable[[BaseException], None],
+        metrics: DraftMetrics | None = None,
+    ) -> None:
         """To be made on the event loop. `on_failure` is called there with what ended the drafting thread."""
         self._max_requests, self._max_count = max_requests, max_count
+        self._metrics = metrics
         self._events = asyncio.get_running_loop()
         self._loop = DraftLoop(self._deliver, lambda error: self._on_events(on_failure, error))
         self._sessions: dict[int, Session] = {}
@@ -47,13 +55,18 @@ class DraftService(draft_service_pb2_grpc.DraftServiceServicer):
 
         def make() -> tuple[Desk, Proposer]:
             proposer = make_proposer()
-            return Desk(proposer, self._max_requests, self._max_count), proposer
+            desk = Desk(proposer, self._max_requests, self._max_count)
+            if self._metrics is not None:
+                self._metrics.watch(desk)
+            return desk, proposer
 
         def on_ready(proposer: Proposer) -> None:
             self._on_events(ready.set_result, proposer.about)
 
         self._loop.start(make, on_ready)
         self._about = await ready
+        if self._metrics is not None:
+            self._metrics.loaded(self._about)
         return self._about
 
     async def drain(self) -> None:
@@ -170,6 +183,8 @@ class DraftService(draft_service_pb2_grpc.DraftServiceServicer):
         self._on_events(self._hand_out, answers, load)
 
     def _hand_out(self, answers: list[Answer], load: pb.Load) -> None:
+        if self._metrics is not None:
+            self._metrics.answered(answers, load)
         proposals = defaultdict[int, list[pb.Proposal]](list)
         for number, proposal in answers:
             proposals[number] += [proposal] if proposal is not None else []

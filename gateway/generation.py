@@ -62,6 +62,11 @@ class Generation:
         """Length of the list of best tokens that the next draw needs; it grows when records did not decide."""
         return self.params.num_top_wanted(self.whole_row_fallbacks)
 
+    @property
+    def failed(self) -> bool:
+        """Whether the stream ends with an error."""
+        return self._error is not None
+
     def accept(self, token_id: int, logprobs: TokenLogprobs | None, is_draft: bool = False) -> bool:
         """Take the next token, which a draft may have proposed; returns whether the stream ends with it."""
         self.waterfall.token(time.perf_counter_ns())

@@ -10,24 +10,28 @@ from google.protobuf.message import DecodeError, Message
 
 from common.errors import DeadlineExceeded, InvalidRequest
 from common.status import translated
+from gateway.metrics.call_metrics import CallMetrics
 from gateway.service import InferenceService
 from tandem.v1 import inference_service_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["InferenceService"]
 
 
-def register(service: InferenceService, server: grpc.aio.Server, write_timeout_s: float) -> None:
+def register(
+    service: InferenceService, server: grpc.aio.Server, write_timeout_s: float, metrics: CallMetrics | None = None
+) -> None:
     """Add every method of the public contract to `server`. A stream whose client takes nothing for
-    `write_timeout_s` is ended."""
+    `write_timeout_s` is ended. Calls are counted in `metrics`."""
+    counted = metrics.counted if metrics is not None else lambda _, handler: handler
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for name, method in SERVICE.methods_by_name.items():
         call = Call(getattr(service, name), getattr(pb, method.input_type.name), write_timeout_s)
         serializer = getattr(pb, method.output_type.name).SerializeToString
         if method.server_streaming:
-            stream = functools.partial(Call.stream, call)
+            stream = counted(name, functools.partial(Call.stream, call))
             handlers[name] = grpc.unary_stream_rpc_method_handler(stream, response_serializer=serializer)
         else:
-            unary = functools.partial(Call.unary, call)
+            unary = counted(name, functools.partial(Call.unary, call))
             handlers[name] = grpc.unary_unary_rpc_method_handler(unary, response_serializer=serializer)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE.full_name, handlers),))
 

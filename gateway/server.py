@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 
 import grpc
 from grpc_reflection.v1alpha import reflection
@@ -11,8 +12,13 @@ from common.errors import SettingsError
 from common.health import HEALTH_SERVICE, HealthBoard
 from common.manifest import read_manifest
 from common.process import run_until_signalled
+from common.telemetry.metrics_export import exported, is_read
+from gateway.discovery.discovery import Discovery
 from gateway.limits import ModelLimits
+from gateway.metrics.gateway_metrics import GatewayMetrics
+from gateway.metrics.state_metrics import watch
 from gateway.prompts import PromptReader
+from gateway.rank_groups import FoundGroups
 from gateway.registration import SERVICE, register
 from gateway.service import InferenceService
 from gateway.settings import GatewaySettings
@@ -29,6 +35,14 @@ async def serve(settings: GatewaySettings) -> None:
 
     Raises SettingsError or CheckpointError when it cannot start.
     """
+    if bool(settings.ranks) == bool(settings.groups):
+        raise SettingsError("either --ranks or --groups is needed")
+    metrics, listen = GatewayMetrics(read_manifest(settings.model)[0].name), settings.metrics_listen
+    with exported(metrics.registry, listen, "tandem-gateway", os.environ):
+        await _serve(settings, metrics if is_read(listen, os.environ) else None)
+
+
+async def _serve(settings: GatewaySettings, metrics: GatewayMetrics | None) -> None:
     manifest, checkpoint_hash = read_manifest(settings.model)
     arch = manifest.architecture
     model = ModelLimits(
@@ -42,8 +56,14 @@ async def serve(settings: GatewaySettings) -> None:
     health = HealthBoard([SERVICE.full_name])
     health.add_to(server)
     target = TargetIdentity(manifest.tokenizer.sha256, arch.vocabulary_size, checkpoint_hash)
-    loop = StepLoop(settings, checkpoint_hash, health, _speculator(settings, target))
-    register(InferenceService(loop, prompts, model, manifest, checkpoint_hash), server, settings.write_timeout_s)
+    pool = _draft_pool(settings, target)
+    groups = FoundGroups(checkpoint_hash, settings.step_timeout_s) if settings.groups else None
+    speculator = _speculator(settings, pool)
+    loop = StepLoop(settings, checkpoint_hash, health, speculator, groups, metrics)
+    service = InferenceService(loop, prompts, model, manifest, checkpoint_hash)
+    register(service, server, settings.write_timeout_s, metrics.calls if metrics is not None else None)
+    if metrics is not None:
+        watch(metrics, loop, speculator, settings.model)
     if settings.reflection:
         names = (SERVICE.full_name, HEALTH_SERVICE, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
@@ -55,19 +75,32 @@ async def serve(settings: GatewaySettings) -> None:
     await server.start()
     log.info("listening on port %d for %s", port, manifest.name)
     running = asyncio.create_task(loop.run())
+    following = [
+        asyncio.create_task(Discovery(targets, settings.kubernetes_api, settings.kubernetes_credentials).run(on_change))
+        for targets, on_change in (
+            (settings.groups, groups.set_endpoints if groups else None),
+            (settings.drafts, pool.set_endpoints if pool else None),
+        )
+        if on_change is not None
+    ]
     try:
         await run_until_signalled(
             server, health, drain=loop.drain, drain_budget_s=settings.drain_budget_s, failed=running
         )
     finally:
-        running.cancel()
-        await asyncio.wait([running])
+        for task in (running, *following):
+            task.cancel()
+        await asyncio.wait([running, *following])
         await prompts.close()
 
 
-def _speculator(settings: GatewaySettings, target: TargetIdentity) -> Speculator | None:
+def _draft_pool(settings: GatewaySettings, target: TargetIdentity) -> DraftPool | None:
+    """Return the draft workers, not found yet, or None where none is asked."""
+    return DraftPool((), target) if settings.drafts and settings.max_draft_tokens else None
+
+
+def _speculator(settings: GatewaySettings, pool: DraftPool | None) -> Speculator | None:
     """Return what drafts, or None where nothing does."""
-    if settings.max_draft_tokens == 0 or not (settings.drafts or settings.ngram):
+    if settings.max_draft_tokens == 0 or not (pool or settings.ngram):
         return None
-    pool = DraftPool(settings.drafts, target) if settings.drafts else None
     return Speculator(pool, settings.ngram, settings.max_draft_tokens, fixed=settings.draft_length == "fixed")

@@ -52,6 +52,8 @@ class Waterfall:
     first_token_ns: int = 0
     last_token_ns: int = 0
     steps: int = 0
+    counted_tokens: int = 0  # what metrics have seen: tokens sent, and the time of the last one
+    counted_until_ns: int = 0
     _plan_ns: int = 0
     _round_trip_ns: int = 0
     _wire_ns: int = 0

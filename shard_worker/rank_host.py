@@ -70,9 +70,11 @@ def plan_ranks(settings: RankHostSettings, environ: Mapping[str, str], folder: P
             if single
             else f"tcp://{settings.hosts[0]}:{settings.rendezvous_port}",
         }
+        if settings.metrics_port is not None:
+            flags["metrics_listen"] = f"{settings.bind}:{settings.metrics_port + local}"
         drain_budget_s = resolve(ShardSettings, "TANDEM_SHARD", flags, environ).drain_budget_s
         line = [sys.executable, "-m", "common.cli.main", "serve", "shard"]
-        line += [part for name, value in flags.items() for part in (f"--{name}", str(value))]
+        line += [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", str(value))]
         commands.append(ChildCommand(f"rank {rank}", tuple(line)))
     return Stage(commands, drain_budget_s + STOP_MARGIN_S)
 

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from common.health import HealthBoard
 from common.listening import failure, worker_server
 from common.process import run_until_signalled
+from common.telemetry.metrics_export import exported, is_read
 from shard_worker.engine import Engine
+from shard_worker.metrics import RankMetrics
 from shard_worker.service import ShardService
 from shard_worker.settings import ShardSettings
 from tandem.shard.v1 import shard_service_pb2 as pb
@@ -24,16 +26,22 @@ async def serve(settings: ShardSettings) -> None:
 
     Raises SettingsError or CheckpointError when it cannot start, and what went wrong when a step failed.
     """
+    metrics, listen = RankMetrics(settings.rank), settings.metrics_listen
+    with exported(metrics.registry, listen, "tandem-shard", os.environ):
+        await _serve(settings, metrics if is_read(listen, os.environ) else None)
+
+
+async def _serve(settings: ShardSettings, metrics: RankMetrics | None) -> None:
     failed, fail = failure()
     server, health = worker_server(settings.listen, SERVICE_NAME)
-    service = ShardService(on_failure=fail)
+    service = ShardService(fail, metrics)
     shard_service_pb2_grpc.add_ShardServiceServicer_to_server(service, server)
     await server.start()
     log.info("rank %d of %d: loading %s", settings.rank, settings.tp, settings.model)
     loading = asyncio.create_task(_load(service, settings, health, fail))
     try:
         await run_until_signalled(
-            server, health, drain=service.idle, drain_budget_s=settings.drain_budget_s, failed=failed
+            server, health, drain=service.drain, drain_budget_s=settings.drain_budget_s, failed=failed
         )
     finally:
         loading.cancel()

@@ -14,6 +14,7 @@ from common.errors import Refused, Unavailable
 from common.status import translated
 from common.step_protocol import PROTOCOL_VERSION, plan_hash, ran_hash
 from shard_worker.engine import Engine
+from shard_worker.metrics import RankMetrics
 from tandem.shard.v1 import shard_service_pb2 as pb
 from tandem.shard.v1 import shard_service_pb2_grpc
 
@@ -40,21 +41,33 @@ class ShardService(shard_service_pb2_grpc.ShardServiceServicer):
     that raises ends the rank through `on_failure`: its peers may be waiting in a collective that it left.
     """
 
-    def __init__(self, on_failure: Callable[[BaseException], None]) -> None:
+    def __init__(self, on_failure: Callable[[BaseException], None], metrics: RankMetrics | None = None) -> None:
         self._on_failure = on_failure
+        self._metrics = metrics
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="torch")
         self._engine: Engine | None = None
         self._fence = 0
+        self._holder: Session | None = None
+        self._free = asyncio.Event()
+        self._free.set()
+        self._draining = False
 
     async def load(self, make_engine: Callable[[], Engine]) -> Engine:
         """Build the engine on the torch thread; until it is there, calls are answered UNAVAILABLE."""
         self._engine = await asyncio.get_running_loop().run_in_executor(self._thread, make_engine)
+        if self._metrics is not None:
+            self._metrics.loaded(self._engine.info)
         return self._engine
 
-    async def idle(self) -> None:
-        """Return once the steps that were read have been run; a model that is being loaded is not waited for."""
+    async def drain(self) -> None:
+        """Refuse new attaches and tell whoever asks; return once no gateway holds the rank and what was read has run.
+
+        A model that is being loaded is not waited for.
+        """
+        self._draining = True
         if self._engine is None:
             return
+        await self._free.wait()
         await asyncio.get_running_loop().run_in_executor(self._thread, lambda: None)
 
     def close(self) -> bool:
@@ -73,7 +86,7 @@ class ShardService(shard_service_pb2_grpc.ShardServiceServicer):
         self, request: pb.GetInfoRequest, context: grpc.aio.ServicerContext[pb.GetInfoRequest, pb.GetInfoResponse]
     ) -> pb.GetInfoResponse:
         """Describe this rank."""
-        return self._loaded().info
+        return self._info(self._loaded())
 
     @translated
     async def Run(
@@ -84,29 +97,40 @@ class ShardService(shard_service_pb2_grpc.ShardServiceServicer):
         """Answer one gateway's step stream until it ends or breaks a rule."""
         engine = self._loaded()
         session: Session | None = None
-        async for request in request_iterator:
-            read_ns = time.perf_counter_ns()
-            kind = request.WhichOneof("message")
-            if kind == "attach":
-                session = await self._attach(engine, request.attach, session)
-                yield pb.RunResponse(attached=engine.info)
-            elif session is None:
-                raise Refused("BAD_PLAN", "the first message of a step stream must be attach")
-            elif session.fence < self._fence:
-                raise Refused("STALE_FENCE", "another gateway has taken this rank over")
-            elif kind == "frame":
-                yield pb.RunResponse(result=await self._run(engine, session, request.frame, read_ns))
-            elif kind == "resolve":
-                yield pb.RunResponse(resolved=await self._resolve(engine, session, request.resolve))
-            else:
-                raise Refused("BAD_PLAN", "a message without content")
+        try:
+            async for request in request_iterator:
+                read_ns = time.perf_counter_ns()
+                kind = request.WhichOneof("message")
+                if kind == "attach":
+                    session = self._attach(engine, request.attach, session)
+                    await self._on_torch_thread(engine.reset)
+                    yield pb.RunResponse(attached=self._info(engine))
+                elif session is None:
+                    raise Refused("BAD_PLAN", "the first message of a step stream must be attach")
+                elif session.fence < self._fence:
+                    raise Refused("STALE_FENCE", "another gateway has taken this rank over")
+                elif kind == "frame":
+                    yield pb.RunResponse(result=await self._run(engine, session, request.frame, read_ns))
+                elif kind == "resolve":
+                    yield pb.RunResponse(resolved=await self._resolve(engine, session, request.resolve))
+                else:
+                    raise Refused("BAD_PLAN", "a message without content")
+        finally:
+            if session is not None and session is self._holder:
+                self._holder = None
+                self._free.set()
 
     def _loaded(self) -> Engine:
         if self._engine is None:
             raise Unavailable("the model is still being loaded")
         return self._engine
 
-    async def _attach(self, engine: Engine, attach: pb.Attach, session: Session | None) -> Session:
+    def _info(self, engine: Engine) -> pb.GetInfoResponse:
+        info = pb.GetInfoResponse(draining=self._draining, held=self._holder is not None)
+        info.MergeFrom(engine.info)
+        return info
+
+    def _attach(self, engine: Engine, attach: pb.Attach, session: Session | None) -> Session:
         if session is not None:
             raise Refused("BAD_PLAN", "a step stream attaches once")
         if attach.protocol_version != PROTOCOL_VERSION:
@@ -115,11 +139,18 @@ class ShardService(shard_service_pb2_grpc.ShardServiceServicer):
             raise Refused("WRONG_EPOCH", f"this group's epoch is {engine.info.epoch}")
         if attach.checkpoint_hash != engine.info.checkpoint_hash:
             raise Refused("WRONG_CHECKPOINT", "gateway and rank were given different checkpoints")
+        if self._draining:
+            raise Refused("DRAINING", "this rank is about to stop")
+        if attach.only_if_free and self._holder is not None:
+            raise Refused("HELD", "another gateway holds this rank")
         if attach.fence <= self._fence:
             raise Refused("STALE_FENCE", f"a fence above {self._fence} is needed")
         self._fence = attach.fence
-        await self._on_torch_thread(engine.reset)
-        return Session(epoch=attach.epoch, fence=attach.fence)
+        self._holder = Session(epoch=attach.epoch, fence=attach.fence)
+        self._free.clear()
+        if self._metrics is not None:
+            self._metrics.attached()
+        return self._holder
 
     async def _run(self, engine: Engine, session: Session, frame: pb.Frame, read_ns: int) -> pb.StepResult:
         if frame.epoch != session.epoch:
@@ -137,6 +168,8 @@ class ShardService(shard_service_pb2_grpc.ShardServiceServicer):
         result: pb.StepResult = await self._on_torch_thread(lambda: engine.step(plan, read_ns), engine.run_ahead)
         session.ran_hash = ran_hash(session.ran_hash, frame.plan_hash)
         result.epoch, result.step, result.ran_hash = frame.epoch, frame.step, session.ran_hash
+        if self._metrics is not None:
+            self._metrics.ran(plan, result)
         return result
 
     async def _resolve(self, engine: Engine, session: Session, resolve: pb.Resolve) -> pb.Resolved:

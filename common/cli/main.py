@@ -44,6 +44,7 @@ COMMANDS = {
     "bench-gpu": LazyCommand(
         "shard_worker.commands.bench_gpu:bench_gpu", "Check and measure the GPU path, beside gpt-fast."
     ),
+    "top": LazyCommand("common.commands.top.command:top", "Watch a running cluster."),
     "doctor": LazyCommand("common.commands.doctor:doctor", "Check whether this machine can serve."),
 }
 

@@ -30,6 +30,7 @@ class Stack(NamedTuple):
 
     supervisor: Supervisor
     address: str
+    metrics_address: str = ""  # empty without metrics
 
 
 @asynccontextmanager
@@ -41,12 +42,15 @@ async def running_stack(settings: UpSettings, plan: Plan = plan_stages) -> Async
     """
     model = resolve(settings.model)
     address = free_address(settings.listen)
+    if settings.metrics_listen:
+        metrics_listen = free_address(settings.metrics_listen, "--metrics-listen")
+        settings = settings.model_copy(update={"metrics_listen": metrics_listen})
     with private_folder() as folder:
         stages = plan(settings, model, address, Path(folder), len(os.sched_getaffinity(0)))
         async with supervised(stages) as supervisor:
             for serving in (address, *draft_addresses(settings, Path(folder))):
                 await supervisor.while_running(until_serving(serving))
-            yield Stack(supervisor, address)
+            yield Stack(supervisor, address, settings.metrics_listen)
 
 
 def private_folder() -> tempfile.TemporaryDirectory[str]:

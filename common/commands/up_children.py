@@ -57,6 +57,8 @@ def _gateway(
 ) -> ChildCommand:
     flags = {"model": model, "listen": listen, "ranks": ",".join(ranks)}
     flags |= {name: getattr(settings, name) for name in GATEWAY_FIELDS}
+    if settings.metrics_listen:
+        flags["metrics_listen"] = settings.metrics_listen
     if settings.draft:
         flags["drafts"] = ",".join(drafts) or None
     # What the gateway finds in a request's own text costs no trip, and serves while a worker is away.

@@ -23,6 +23,9 @@ class UpSettings(Settings):
     listen: str = Field(
         default="127.0.0.1:50051", description="address to serve on, host:port; port 0 takes a free one"
     )
+    metrics_listen: str = Field(
+        default="", description="address where Prometheus scrapes the gateway, host:port; port 0 takes a free one"
+    )
     threads: PositiveInt | None = Field(default=None, description="CPU threads of each rank; default: cores / tp")
     kv_cache_tokens: PositiveInt | None = Field(default=None, description=_LIKE_SHARD)
     drain_budget_s: PositiveFloat = Field(default=30.0, description="time running streams get to finish on shutdown")

@@ -42,6 +42,16 @@ class DraftLink:
         self._told = set[str]()
         self._was_there = self._was_ever_there = False
 
+    @property
+    def state(self) -> str:
+        """How the worker stands: one of the pool's WORKER_STATES."""
+        stream = self.stream
+        if stream is None or stream.ended:
+            return "missing"
+        if stream.is_draining:
+            return "draining"
+        return "resting" if self._breaker.is_open else "ready"
+
     async def run(self) -> None:
         """Attach again and again; ends only by cancellation."""
         pause_s = MIN_PAUSE_S

@@ -1,6 +1,10 @@
-{{/* What every pod spec begins with. Call with (dict "root" . "gpu" true): a GPU brings its runtime class. */}}
+{{/* What every pod spec begins with. Call with (dict "root" . "gpu" true): a GPU brings its runtime class; with
+     "account" the pod holds that service account's token. */}}
 {{- define "tandem.podBase" -}}
-automountServiceAccountToken: false
+automountServiceAccountToken: {{ hasKey . "account" }}
+{{- with .account }}
+serviceAccountName: {{ . }}
+{{- end }}
 enableServiceLinks: false
 {{- with .root.Values.image.pullSecrets }}
 imagePullSecrets:
@@ -76,6 +80,19 @@ nodeSelector: {{ toJson . }}
 {{- with $tolerations }}
 tolerations:
 {{ toYaml . | indent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* A component's pods on different nodes and zones, as far as that goes. Call with (dict "root" . "component" "gateway"). */}}
+{{- define "tandem.spread" -}}
+topologySpreadConstraints:
+{{- range $key := list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
+  - maxSkew: 1
+    topologyKey: {{ $key }}
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels:
+        {{- include "tandem.selector" $ | nindent 8 }}
 {{- end }}
 {{- end }}
 

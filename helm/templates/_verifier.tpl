@@ -1,10 +1,11 @@
 {{/* The pod template of a verifier, the same in all modes.
-     Call with (dict "root" . "group" "0"); in mode lws the group is a reference to a variable, and labels lack it. */}}
+     Call with (dict "root" . "group" "0"); in mode lws the group is a reference to a variable, and labels lack it; pods
+     of groups that are all alike have none. */}}
 {{- define "tandem.verifierPod" -}}
 {{- $values := .root.Values -}}
 {{- $v := $values.verifier -}}
 {{- $selector := dict "root" .root "component" "verifier" -}}
-{{- if ne $v.mode "lws" }}{{ $_ := set $selector "group" .group }}{{ end -}}
+{{- if and (hasKey . "group") (ne $v.mode "lws") }}{{ $_ := set $selector "group" .group }}{{ end -}}
 metadata:
   labels:
     {{- include "tandem.selector" $selector | nindent 4 }}
@@ -19,6 +20,9 @@ spec:
   {{- include "tandem.podBase" (dict "root" .root "gpu" (ne $values.accelerator "cpu")) | nindent 2 }}
   terminationGracePeriodSeconds: {{ include "tandem.graceSeconds" (dict "values" $v) }}
   {{- include "tandem.placement" (dict "values" $v "accelerator" $values.accelerator) | nindent 2 }}
+  {{- if not (hasKey . "group") }}
+  {{- include "tandem.spread" $selector | nindent 2 }}
+  {{- end }}
   {{- include "tandem.modelInit" (dict "root" .root "model" $values.model.name) | nindent 2 }}
   containers:
     - name: ranks
@@ -48,6 +52,9 @@ spec:
       ports:
         {{- range $local := until (int $v.ranksPerNode) }}
         - {name: rank-{{ $local }}, containerPort: {{ add 50060 $local }}}
+        {{- end }}
+        {{- if $values.metrics.enabled }}
+        {{- include "tandem.metricsPorts" $v.ranksPerNode | nindent 8 }}
         {{- end }}
       {{- include "tandem.probes" (dict "port" 50060 "startup" "" "startupMinutes" $v.startupMinutes) | nindent 6 }}
       {{- include "tandem.preStop" $v | nindent 6 }}

@@ -19,6 +19,8 @@ SAFETENSORS_DTYPES = {
     "F16": torch.float16,
     "I8": torch.int8,
     "U8": torch.uint8,
+    "I32": torch.int32,
+    "I64": torch.int64,
 }
 
 

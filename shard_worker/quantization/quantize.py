@@ -54,5 +54,5 @@ def quantize(folder: Path, output: OutputFolder, name: str, options: QuantizeOpt
             )
             solve_layers(reader, ids_Sn, quantization, output.scratch, options.device, progress)
             tensors = GptqTensors(output.scratch, tensors)
-        quantized = replace(model, tensors=tensors)
-        return write_checkpoint(quantized, output, name, reader.manifest.dtype, progress, quantization=quantization)
+        quantized = replace(model, tensors=tensors, quantization=quantization)
+        return write_checkpoint(quantized, output, name, reader.manifest.dtype, progress, stage="quantizing")

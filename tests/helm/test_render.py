@@ -24,6 +24,8 @@ FOREIGN_FIELDS = {
         "spec.scaleTargetRef": {"apiVersion", "kind", "name"},
         "spec.advanced": {"horizontalPodAutoscalerConfig"},
     },
+    "PodMonitor": {"spec": {"selector", "podTargetLabels", "podMetricsEndpoints"}, "spec.selector": {"matchLabels"}},
+    "PrometheusRule": {"spec": {"groups"}},
 }  # fmt: skip
 
 
