@@ -9,6 +9,7 @@ from common.health import HealthBoard
 from common.listening import failure, worker_server
 from common.process import run_until_signalled
 from common.telemetry.metrics_export import exported, is_read
+from common.telemetry.setup import set_up_tracing
 from draft_worker.load import load_proposer
 from draft_worker.metrics import DraftMetrics
 from draft_worker.service import DraftService
@@ -32,8 +33,9 @@ async def serve(settings: DraftSettings) -> None:
 
 async def _serve(settings: DraftSettings, metrics: DraftMetrics | None) -> None:
     failed, fail = failure()
+    tracer = set_up_tracing("tandem-draft")
     server, health = worker_server(settings.listen, SERVICE_NAME)
-    service = DraftService(settings.max_requests, settings.max_count, fail, metrics)
+    service = DraftService(settings.max_requests, settings.max_count, fail, metrics, tracer)
     draft_service_pb2_grpc.add_DraftServiceServicer_to_server(service, server)
     await server.start()
     loading = asyncio.create_task(_load(service, settings, health))
@@ -43,6 +45,7 @@ async def _serve(settings: DraftSettings, metrics: DraftMetrics | None) -> None:
         )
     finally:
         loading.cancel()
+        tracer.close()
         if not service.close():
             log.warning("the drafting thread does not answer: ending without it")
             os._exit(int(sys.exception() is not None))

@@ -13,11 +13,13 @@ import grpc
 from common.draft_protocol import PROTOCOL_VERSION
 from common.errors import Refused, Unavailable
 from common.status import translated
+from common.telemetry.tracer import OFF, Tracer
 from draft_worker.desk import Answer, Desk
 from draft_worker.loop import DraftLoop
 from draft_worker.messages import Events, read_events
 from draft_worker.metrics import DraftMetrics
 from draft_worker.proposer import About, Proposer
+from draft_worker.request_spans import RequestSpans
 from draft_worker.session import Session
 from tandem.draft.v1 import draft_service_pb2 as pb
 from tandem.draft.v1 import draft_service_pb2_grpc
@@ -37,10 +39,11 @@ class DraftService(draft_service_pb2_grpc.DraftServiceServicer):
         max_count: int,
         on_failure: Callable[[BaseException], None],
         metrics: DraftMetrics | None = None,
+        tracer: Tracer = OFF,
     ) -> None:
         """To be made on the event loop. `on_failure` is called there with what ended the drafting thread."""
         self._max_requests, self._max_count = max_requests, max_count
-        self._metrics = metrics
+        self._metrics, self._tracer = metrics, tracer
         self._events = asyncio.get_running_loop()
         self._loop = DraftLoop(self._deliver, lambda error: self._on_events(on_failure, error))
         self._sessions: dict[int, Session] = {}
@@ -102,7 +105,7 @@ class DraftService(draft_service_pb2_grpc.DraftServiceServicer):
             return
         self._check(first)
         info = await self._info()
-        session = Session(next(self._numbers), first.attach.target_hash)
+        session = Session(next(self._numbers), first.attach.target_hash, RequestSpans(self._tracer))
         self._sessions[session.number] = session
         reader = asyncio.create_task(self._read(request_iterator, session))
         try:
@@ -112,6 +115,7 @@ class DraftService(draft_service_pb2_grpc.DraftServiceServicer):
             await reader  # raises what ended it
         finally:
             reader.cancel()
+            session.spans.lose()
             del self._sessions[session.number]
             self._loop.post(lambda desk: desk.end(session.number))
 
@@ -124,6 +128,7 @@ class DraftService(draft_service_pb2_grpc.DraftServiceServicer):
                 if request.WhichOneof("message") != "batch":
                     raise Refused("BAD_MESSAGE", "after its attach a stream carries batches only")
                 events = read_events(request.batch, read_ns, self._about.vocabulary_size)
+                session.spans.heard(request.batch, read_ns)
                 await session.room.acquire()
                 self._loop.post(partial(self._take, session, events))
         finally:
@@ -191,6 +196,7 @@ class DraftService(draft_service_pb2_grpc.DraftServiceServicer):
         for number, theirs in proposals.items():
             if session := self._sessions.get(number):
                 session.put(theirs, load)
+                session.spans.answered(theirs)
         if load.draining and not load.waiting:
             self._drained.set()
         if OURSELVES in proposals:

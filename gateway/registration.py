@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -10,7 +11,9 @@ from google.protobuf.message import DecodeError, Message
 
 from common.errors import DeadlineExceeded, InvalidRequest
 from common.status import translated
+from common.telemetry.tracer import OFF, Tracer
 from gateway.metrics.call_metrics import CallMetrics
+from gateway.request_trace import RequestTrace
 from gateway.service import InferenceService
 from tandem.v1 import inference_service_pb2 as pb
 
@@ -18,14 +21,19 @@ SERVICE = pb.DESCRIPTOR.services_by_name["InferenceService"]
 
 
 def register(
-    service: InferenceService, server: grpc.aio.Server, write_timeout_s: float, metrics: CallMetrics | None = None
+    service: InferenceService,
+    server: grpc.aio.Server,
+    write_timeout_s: float,
+    metrics: CallMetrics | None = None,
+    tracer: Tracer = OFF,
 ) -> None:
     """Add every method of the public contract to `server`. A stream whose client takes nothing for
-    `write_timeout_s` is ended. Calls are counted in `metrics`."""
+    `write_timeout_s` is ended. Calls are counted in `metrics`, and each is a span of `tracer`."""
     counted = metrics.counted if metrics is not None else lambda _, handler: handler
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for name, method in SERVICE.methods_by_name.items():
-        call = Call(getattr(service, name), getattr(pb, method.input_type.name), write_timeout_s)
+        begin = functools.partial(RequestTrace, tracer, f"{SERVICE.full_name}/{name}")
+        call = Call(getattr(service, name), getattr(pb, method.input_type.name), write_timeout_s, begin)
         serializer = getattr(pb, method.output_type.name).SerializeToString
         if method.server_streaming:
             stream = counted(name, functools.partial(Call.stream, call))
@@ -42,7 +50,14 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class Call:
     """One method of the contract, from bytes to messages; the border at which errors become statuses."""
 
-    def __init__(self, method: Any, request_type: type[Message], write_timeout_s: float) -> None:
+    def __init__(
+        self,
+        method: Any,
+        request_type: type[Message],
+        write_timeout_s: float,
+        begin: Callable[[Context], RequestTrace],
+    ) -> None:
+        self._begin = begin
         self._method = method
         self._request_type = request_type
         self._write_timeout_s = write_timeout_s
@@ -50,19 +65,21 @@ class Call:
     @translated
     async def unary(self, data: bytes, context: Context) -> Message:
         """Answer with one message."""
-        response: Message = await self._method(self._parse(data), context)
-        return response
+        with self._begin(context) as trace:
+            response: Message = await self._method(self._parse(data), context, trace)
+            return response
 
     @translated
     async def stream(self, data: bytes, context: Context) -> None:
         """Answer with a stream of messages."""
-        async with aclosing(self._method(self._parse(data), context)) as responses:
-            async for response in responses:
-                try:
-                    async with asyncio.timeout(self._write_timeout_s):
-                        await context.write(response)
-                except TimeoutError:
-                    raise DeadlineExceeded(f"nothing was read for {self._write_timeout_s:g} s") from None
+        with self._begin(context) as trace:
+            async with aclosing(self._method(self._parse(data), context, trace)) as responses:
+                async for response in responses:
+                    try:
+                        async with asyncio.timeout(self._write_timeout_s):
+                            await context.write(response)
+                    except TimeoutError:
+                        raise DeadlineExceeded(f"nothing was read for {self._write_timeout_s:g} s") from None
 
     def _parse(self, data: bytes) -> Message:
         try:

@@ -13,6 +13,7 @@ from common.health import HEALTH_SERVICE, HealthBoard
 from common.manifest import read_manifest
 from common.process import run_until_signalled
 from common.telemetry.metrics_export import exported, is_read
+from common.telemetry.setup import set_up_tracing
 from gateway.discovery.discovery import Discovery
 from gateway.limits import ModelLimits
 from gateway.metrics.gateway_metrics import GatewayMetrics
@@ -51,6 +52,7 @@ async def _serve(settings: GatewaySettings, metrics: GatewayMetrics | None) -> N
         context_length=arch.context_length,
         max_new_tokens=min(settings.max_new_tokens, arch.context_length),
     )
+    tracer = set_up_tracing("tandem-gateway")
     prompts = PromptReader(settings.model, manifest, model)
     server = grpc.aio.server(options=server_options(settings.max_message_bytes))
     health = HealthBoard([SERVICE.full_name])
@@ -59,9 +61,9 @@ async def _serve(settings: GatewaySettings, metrics: GatewayMetrics | None) -> N
     pool = _draft_pool(settings, target)
     groups = FoundGroups(checkpoint_hash, settings.step_timeout_s) if settings.groups else None
     speculator = _speculator(settings, pool)
-    loop = StepLoop(settings, checkpoint_hash, health, speculator, groups, metrics)
+    loop = StepLoop(settings, checkpoint_hash, health, speculator, groups, metrics, tracer)
     service = InferenceService(loop, prompts, model, manifest, checkpoint_hash)
-    register(service, server, settings.write_timeout_s, metrics.calls if metrics is not None else None)
+    register(service, server, settings.write_timeout_s, metrics.calls if metrics is not None else None, tracer)
     if metrics is not None:
         watch(metrics, loop, speculator, settings.model)
     if settings.reflection:
@@ -92,6 +94,7 @@ async def _serve(settings: GatewaySettings, metrics: GatewayMetrics | None) -> N
             task.cancel()
         await asyncio.wait([running, *following])
         await prompts.close()
+        tracer.close()
 
 
 def _draft_pool(settings: GatewaySettings, target: TargetIdentity) -> DraftPool | None:

@@ -65,6 +65,9 @@ class GatewaySettings(Settings):
     max_new_tokens: PositiveInt = Field(default=8192, description="largest accepted max_tokens")
     max_message_bytes: PositiveInt = Field(default=1 << 20, description="largest accepted request message")
 
+    trace_every_steps: NonNegativeInt = Field(
+        default=100, description="of the steps that served traced requests, make one in so many a span; 0 makes none"
+    )
     step_timeout_s: PositiveFloat = Field(default=60.0, description="a step not answered in time ends the rank group")
     write_timeout_s: PositiveFloat = Field(default=30.0, description="a client that reads nothing so long is dropped")
     drain_budget_s: PositiveFloat = Field(default=30.0, description="time running streams get to finish on shutdown")

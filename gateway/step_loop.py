@@ -8,8 +8,9 @@ from collections.abc import Iterable
 
 from common.errors import Refused, RequestFailed, Unavailable
 from common.health import HealthBoard
+from common.telemetry.tracer import OFF, Tracer
 from gateway.decision import Decision, Job
-from gateway.frames import encode_plan
+from gateway.frames import encode_closes, encode_plan
 from gateway.generation import Generation
 from gateway.group_keeper import GroupKeeper
 from gateway.metrics.gateway_metrics import GatewayMetrics
@@ -24,8 +25,11 @@ from gateway.scheduling.sequence import Sequence
 from gateway.settings import GatewaySettings
 from gateway.shard_group import GroupInfo, ShardGroup
 from gateway.speculation.speculator import Speculator
+from gateway.step_spans import StepSpans
 from gateway.waterfall import RankTimes, StepTimes
 
+# Ranks that trace learn without a next step that a request is over, after so long.
+IDLE_PAUSE_S = 0.05
 MAX_CRASHES = 3
 log = logging.getLogger(__name__)
 
@@ -45,6 +49,7 @@ class StepLoop:
         speculator: Speculator | None = None,
         groups: RankGroups | None = None,
         metrics: GatewayMetrics | None = None,
+        tracer: Tracer = OFF,
     ) -> None:
         """Without `groups` there is one, at settings.ranks."""
         self._settings = settings
@@ -52,6 +57,8 @@ class StepLoop:
         self._speculator = speculator
         self._metrics = metrics
         self.losses = 0  # of rank groups
+        self._traces = tracer.is_on
+        self._step_spans = StepSpans(tracer, settings.trace_every_steps)
         self._scheduler: Scheduler | None = None
         self._max_step_tokens = 0  # of the scheduler's plans
         groups = groups or FixedGroup(settings.ranks, checkpoint_hash, settings.step_timeout_s)
@@ -123,6 +130,14 @@ class StepLoop:
         """Refuse new jobs and return when the running ones are done."""
         self._draining = True
         await self._idle.wait()
+        while self._ranks_are_not_told:  # noqa: ASYNC110  # the loop that tells them may be away
+            await asyncio.sleep(IDLE_PAUSE_S / 5)
+
+    @property
+    def _ranks_are_not_told(self) -> bool:
+        """Whether ranks that trace do not know yet that some requests are over."""
+        has_closes = self._scheduler is not None and bool(self._scheduler.closes)
+        return self._traces and self._group is not None and has_closes
 
     async def run(self) -> None:
         """Attach, serve, and start over when the group is lost or left; ends only by cancellation."""
@@ -178,9 +193,22 @@ class StepLoop:
             began_ns = time.perf_counter_ns()
             plan = scheduler.plan()
             if plan is None:
-                await self._work.wait()
+                await self._rest(group, scheduler)
                 continue
             await self._step(group, scheduler, plan, began_ns)
+
+    async def _rest(self, group: ShardGroup, scheduler: Scheduler) -> None:
+        """Wait for work. Ranks that trace are told soon who is over; others with the next step."""
+        if self._ranks_are_not_told:
+            try:
+                async with asyncio.timeout(IDLE_PAUSE_S):
+                    await self._work.wait()
+            except TimeoutError:
+                closes = list(scheduler.closes)
+                await group.run(encode_closes(closes))
+                del scheduler.closes[: len(closes)]
+            return
+        await self._work.wait()
 
     async def _step(self, group: ShardGroup, scheduler: Scheduler, plan: StepPlan, began_ns: int) -> None:
         jobs = [self._jobs.get(row.sequence) for row in plan.rows]
@@ -217,6 +245,7 @@ class StepLoop:
         for job in jobs:
             if job is not None:
                 job.waterfall.add_step(times, decided_ns - answered_ns)
+        self._step_spans.observe(plan, jobs, times, began_ns, decided_ns - answered_ns)
 
     def _blame(self, jobs: Iterable[Job | None]) -> None:
         """Fail the requests that were in every one of the last lost steps: one of them may be what kills the ranks."""

@@ -10,6 +10,7 @@ from common.health import HealthBoard
 from common.listening import failure, worker_server
 from common.process import run_until_signalled
 from common.telemetry.metrics_export import exported, is_read
+from common.telemetry.setup import set_up_tracing
 from shard_worker.engine import Engine
 from shard_worker.metrics import RankMetrics
 from shard_worker.service import ShardService
@@ -33,8 +34,9 @@ async def serve(settings: ShardSettings) -> None:
 
 async def _serve(settings: ShardSettings, metrics: RankMetrics | None) -> None:
     failed, fail = failure()
+    tracer = set_up_tracing("tandem-shard", {"tandem.tp.rank": settings.rank, "tandem.tp.size": settings.tp})
     server, health = worker_server(settings.listen, SERVICE_NAME)
-    service = ShardService(fail, metrics)
+    service = ShardService(fail, metrics, tracer)
     shard_service_pb2_grpc.add_ShardServiceServicer_to_server(service, server)
     await server.start()
     log.info("rank %d of %d: loading %s", settings.rank, settings.tp, settings.model)
@@ -45,6 +47,7 @@ async def _serve(settings: ShardSettings, metrics: RankMetrics | None) -> None:
         )
     finally:
         loading.cancel()
+        tracer.close()
         if not service.close():
             # Only the process can end a thread that waits in a collective for ranks that are gone.
             log.warning("the torch thread does not answer: ending without it")

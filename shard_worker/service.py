@@ -2,19 +2,22 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from common.errors import Refused, Unavailable
+from common.errors import Refused, TandemError, Unavailable
 from common.status import translated
 from common.step_protocol import PROTOCOL_VERSION, plan_hash, ran_hash
+from common.telemetry.tracer import OFF, Tracer
 from shard_worker.engine import Engine
 from shard_worker.metrics import RankMetrics
+from shard_worker.sequence_spans import SequenceSpans
 from tandem.shard.v1 import shard_service_pb2 as pb
 from tandem.shard.v1 import shard_service_pb2_grpc
 
@@ -41,9 +44,14 @@ class ShardService(shard_service_pb2_grpc.ShardServiceServicer):
     that raises ends the rank through `on_failure`: its peers may be waiting in a collective that it left.
     """
 
-    def __init__(self, on_failure: Callable[[BaseException], None], metrics: RankMetrics | None = None) -> None:
+    def __init__(
+        self,
+        on_failure: Callable[[BaseException], None],
+        metrics: RankMetrics | None = None,
+        tracer: Tracer = OFF,
+    ) -> None:
         self._on_failure = on_failure
-        self._metrics = metrics
+        self._metrics, self._tracer = metrics, tracer
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="torch")
         self._engine: Engine | None = None
         self._fence = 0
@@ -96,9 +104,23 @@ class ShardService(shard_service_pb2_grpc.ShardServiceServicer):
     ) -> AsyncIterator[pb.RunResponse]:
         """Answer one gateway's step stream until it ends or breaks a rule."""
         engine = self._loaded()
+        spans = SequenceSpans(self._tracer, engine.info.rank, engine.info.world_size)
+        try:
+            async with aclosing(self._answers(engine, request_iterator, spans)) as answers:
+                async for answer in answers:
+                    yield answer
+        except Exception as error:
+            spans.lose(error.reason if isinstance(error, TandemError) else type(error).__name__)
+            raise
+        finally:
+            spans.lose("STREAM_ENDED")
+
+    async def _answers(
+        self, engine: Engine, requests: AsyncIterator[pb.RunRequest], spans: SequenceSpans
+    ) -> AsyncGenerator[pb.RunResponse, None]:
         session: Session | None = None
         try:
-            async for request in request_iterator:
+            async for request in requests:
                 read_ns = time.perf_counter_ns()
                 kind = request.WhichOneof("message")
                 if kind == "attach":
@@ -110,7 +132,9 @@ class ShardService(shard_service_pb2_grpc.ShardServiceServicer):
                 elif session.fence < self._fence:
                     raise Refused("STALE_FENCE", "another gateway has taken this rank over")
                 elif kind == "frame":
-                    yield pb.RunResponse(result=await self._run(engine, session, request.frame, read_ns))
+                    plan, result = await self._run(engine, session, request.frame, read_ns)
+                    yield pb.RunResponse(result=result)
+                    spans.ran(plan, result, read_ns)  # the gateway has its answer: nobody waits for this
                 elif kind == "resolve":
                     yield pb.RunResponse(resolved=await self._resolve(engine, session, request.resolve))
                 else:
@@ -152,7 +176,10 @@ class ShardService(shard_service_pb2_grpc.ShardServiceServicer):
             self._metrics.attached()
         return self._holder
 
-    async def _run(self, engine: Engine, session: Session, frame: pb.Frame, read_ns: int) -> pb.StepResult:
+    async def _run(
+        self, engine: Engine, session: Session, frame: pb.Frame, read_ns: int
+    ) -> tuple[pb.Plan, pb.StepResult]:
+        """Return what was run, and what came of it."""
         if frame.epoch != session.epoch:
             raise Refused("WRONG_EPOCH", f"this stream's epoch is {session.epoch}")
         if frame.step != session.step + 1:
@@ -168,9 +195,9 @@ class ShardService(shard_service_pb2_grpc.ShardServiceServicer):
         result: pb.StepResult = await self._on_torch_thread(lambda: engine.step(plan, read_ns), engine.run_ahead)
         session.ran_hash = ran_hash(session.ran_hash, frame.plan_hash)
         result.epoch, result.step, result.ran_hash = frame.epoch, frame.step, session.ran_hash
-        if self._metrics is not None:
+        if self._metrics is not None and plan.row_sequences:
             self._metrics.ran(plan, result)
-        return result
+        return plan, result
 
     async def _resolve(self, engine: Engine, session: Session, resolve: pb.Resolve) -> pb.Resolved:
         if resolve.epoch != session.epoch:

@@ -28,6 +28,7 @@ COMMANDS = {
     "serve": LazyCommand("common.cli.serve:serve", "Run one service in the foreground."),
     "generate": LazyCommand("common.commands.generate:generate", "Stream one answer from a running gateway."),
     "chat": LazyCommand("common.commands.chat:chat", "Talk to a running gateway, turn by turn."),
+    "trace": LazyCommand("common.commands.trace:trace", "Draw where one answer's time went."),
     "perplexity": LazyCommand("common.commands.perplexity:perplexity", "Measure how well a model predicts a text."),
     "eval": LazyCommand("common.commands.eval.command:eval_command", "Evaluate a gateway by lm-evaluation-harness."),
     "models": LazyCommand("shard_worker.commands.models:models", "List known models, and which fit this machine."),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from common.cli.log_format import log_format_option
 from common.cli.log_level import log_level_option
 from common.commands.stack import Plan, running_stack
 from common.commands.up_children import plan_stages
@@ -21,7 +22,8 @@ log = logging.getLogger(__name__)
 @click.command()
 @settings_options(UpSettings)
 @log_level_option()
-def up(config: Path | None, log_level: str, **flags: object) -> int:
+@log_format_option
+def up(config: Path | None, log_level: str, log_format: str, **flags: object) -> int:
     """Run a gateway, its ranks and draft workers on this machine.
 
     Prints one line, READY host:port, on stdout once it serves; logs go to stderr, and so does the address of the
@@ -30,7 +32,7 @@ def up(config: Path | None, log_level: str, **flags: object) -> int:
     variables begin with TANDEM_UP_.
     """
     settings = resolve(UpSettings, "TANDEM_UP", flags, os.environ, config)
-    set_up_logging("up", log_level)
+    set_up_logging("up", log_level, log_format)
     return asyncio.run(serve(settings))
 
 

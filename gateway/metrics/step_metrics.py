@@ -65,7 +65,7 @@ class StepMetrics:
         for row, job in zip(plan.rows, jobs, strict=True):
             if job is None:
                 continue
-            if not job.waterfall.steps:
+            if not job.waterfall.hops.steps:
                 requests.began(job)
             if row.sampled and isinstance(job, Generation):
                 requests.drew(job, job.waterfall)

@@ -44,7 +44,7 @@ class Scheduler:
         self._limits = limits
         self._waiting = WaitingQueue(limits.max_queued_requests, limits.max_queued_tokens)
         self._running: list[Sequence] = []  # oldest first
-        self._closes: list[int] = []
+        self.closes: list[int] = []  # what the ranks are still to forget; whoever tells them clears it
         self._plan_out: StepPlan | None = None
         # Who leaves after the plan that is out; True: its blocks are not sound.
         self._leaving: dict[Sequence, bool] = {}
@@ -123,13 +123,13 @@ class Scheduler:
         self._plan_out = StepPlan(
             rows=rows,
             opens=tuple(sequence for sequence, _ in chosen if not sequence.opened),
-            closes=tuple(self._closes),
+            closes=tuple(self.closes),
             decode_tokens=sum(len(row.token_ids) for row in rows) - prefill_tokens,
             prefill_tokens=prefill_tokens,
             preempted=preempted,
             run_ahead=run_ahead,
         )
-        self._closes.clear()
+        self.closes.clear()
         return self._plan_out
 
     def commit(self, plan: StepPlan, outcomes: Iterable[Outcome]) -> None:
@@ -188,7 +188,7 @@ class Scheduler:
             sequence.state = State.WAITING
             self._waiting.appendleft(sequence)
         self._running.clear()
-        self._closes.clear()
+        self.closes.clear()
         self.blocks.reset()
         if pool is not None:
             self.blocks = PrefixCache(pool, self.blocks.enabled)
@@ -288,7 +288,7 @@ class Scheduler:
 
     def _close(self, sequence: Sequence) -> None:
         if sequence.opened:
-            self._closes.append(sequence.number)
+            self.closes.append(sequence.number)
             sequence.opened = False
 
     def _fits(self, sequence: Sequence) -> bool:

@@ -119,7 +119,7 @@ class Plan(_message.Message):
     def __init__(self, opens: _Optional[_Iterable[_Union[SequenceOpen, _Mapping]]] = ..., closes: _Optional[bytes] = ..., row_sequences: _Optional[bytes] = ..., row_base_lengths: _Optional[bytes] = ..., row_lengths: _Optional[bytes] = ..., row_sampled: _Optional[bytes] = ..., row_scored: _Optional[bytes] = ..., token_ids: _Optional[bytes] = ..., row_blocks: _Optional[bytes] = ..., block_tables: _Optional[bytes] = ..., scored_ids: _Optional[bytes] = ..., num_noised: _Optional[int] = ..., num_top: _Optional[int] = ..., num_raw: _Optional[int] = ..., num_scored_raw: _Optional[int] = ..., row_run_ahead: _Optional[bytes] = ...) -> None: ...
 
 class SequenceOpen(_message.Message):
-    __slots__ = ("sequence", "seed", "temperature", "repetition_penalty", "presence_penalty", "frequency_penalty", "bias_ids", "bias_values", "prompt_length", "history")
+    __slots__ = ("sequence", "seed", "temperature", "repetition_penalty", "presence_penalty", "frequency_penalty", "bias_ids", "bias_values", "prompt_length", "history", "traceparent")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
@@ -130,6 +130,7 @@ class SequenceOpen(_message.Message):
     BIAS_VALUES_FIELD_NUMBER: _ClassVar[int]
     PROMPT_LENGTH_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     seed: int
     temperature: float
@@ -140,7 +141,8 @@ class SequenceOpen(_message.Message):
     bias_values: bytes
     prompt_length: int
     history: bytes
-    def __init__(self, sequence: _Optional[int] = ..., seed: _Optional[int] = ..., temperature: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., bias_ids: _Optional[bytes] = ..., bias_values: _Optional[bytes] = ..., prompt_length: _Optional[int] = ..., history: _Optional[bytes] = ...) -> None: ...
+    traceparent: str
+    def __init__(self, sequence: _Optional[int] = ..., seed: _Optional[int] = ..., temperature: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., bias_ids: _Optional[bytes] = ..., bias_values: _Optional[bytes] = ..., prompt_length: _Optional[int] = ..., history: _Optional[bytes] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class Resolve(_message.Message):
     __slots__ = ("epoch", "step", "position")
