@@ -56,6 +56,14 @@ imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 - {name: HOME, value: /tmp}
 - {name: TANDEM_HOME, value: /var/lib/tandem}
 - {name: TANDEM_LOG_LEVEL, value: {{ .Values.logLevel }}}
+- {name: TANDEM_LOG_FORMAT, value: {{ .Values.logFormat }}}
+{{- with .Values.telemetry }}
+{{- if .otlpEndpoint }}
+- {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ .otlpEndpoint | quote }}}
+- {name: OTEL_TRACES_SAMPLER, value: parentbased_traceidratio}
+- {name: OTEL_TRACES_SAMPLER_ARG, value: {{ .sampleRatio | quote }}}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/* Resources with GPUs added. Call with (dict "resources" map "accelerator" "nvidia" "gpus" 1). */}}

@@ -153,7 +153,7 @@ def test_every_flag_and_command_exists(preset: str) -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_variable_of_ours_is_read(preset: str) -> None:
     known = {f"{prefix}_{field.upper()}" for prefix, cls in CLASSES.values() for field in cls.model_fields}
-    known |= {"TANDEM_SHARD_CONFIG", "TANDEM_HOME", "TANDEM_LOG_LEVEL"}
+    known |= {"TANDEM_SHARD_CONFIG", "TANDEM_HOME", "TANDEM_LOG_LEVEL", "TANDEM_LOG_FORMAT"}
     for name, pod in pod_templates(rendered(preset)):
         for variable in container(pod)["env"]:
             assert not variable["name"].startswith("TANDEM_") or variable["name"] in known, name
