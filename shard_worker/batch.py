@@ -76,6 +76,7 @@ def _bucket(
         positions_Bn=_to(last_visible_Bn1[:, :, 0], device),
         mask_BnL=mask_BnL(np.zeros_like(last_visible_Bn1)),
         windowed={window: mask_BnL(last_visible_Bn1 - window + 1) for window in windows},
+        first=int(rows.starts_R[members_B[0]]) if len(members_B) == 1 else None,
     )
 
 

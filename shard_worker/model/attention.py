@@ -15,6 +15,9 @@ from torch import Tensor
 
 from shard_worker.model.kv_cache import KVCache
 
+# Tokens of a row whose attention is computed at once: what a chunk's later tokens see, its first ones need not look at.
+TILE_TOKENS = 128
+
 
 @dataclass(frozen=True)
 class RowBucket:
@@ -25,6 +28,12 @@ class RowBucket:
     positions_Bn: Tensor
     mask_BnL: Tensor  # 0 where a token may look, -inf elsewhere; the model's type
     windowed: Mapping[int, Tensor] = field(default_factory=dict)  # by window: the mask of layers that have it
+    first: int | None = None  # token of a single row, whose tokens lie side by side
+
+    @property
+    def place(self) -> Tensor | slice:
+        """Where the bucket's tokens are in the step: a slice copies faster than an index."""
+        return self.tokens_Bn if self.first is None else slice(self.first, self.first + self.tokens_Bn.shape[1])
 
     def mask(self, window: int | None) -> Tensor:
         """Return the mask of a layer with this window."""
@@ -78,6 +87,7 @@ def fast_attention(
     """
     out_NHD = torch.empty_like(q_NHD)
     for bucket in buckets:
+        tokens = bucket.place
         k_BKLD, v_BKLD = cache.read(layer, bucket.slots_BL)
         group = heads.queries_per_kv
         if group is None:
@@ -85,19 +95,43 @@ def fast_attention(
             k_BKLD, v_BKLD = k_BKLD[:, heads.kv_of_query_H], v_BKLD[:, heads.kv_of_query_H]
         B, n = bucket.tokens_Bn.shape
         _, K, L, D = k_BKLD.shape
-        q_BnKGD = q_NHD[bucket.tokens_Bn].view(B, n, K, group, D)
-        q_BKnD = q_BnKGD.permute(0, 2, 3, 1, 4).reshape(B, K, group * n, D)
-        mask = bucket.mask(scoring.window).unsqueeze(1).expand(B, group, n, L).reshape(B, 1, group * n, L)
+        q_BKGnD = q_NHD[tokens].view(B, n, K, group, D).permute(0, 2, 3, 1, 4)
+        mask_B1nL = bucket.mask(scoring.window).unsqueeze(1)
         if scoring.soft_cap is None and scoring.slopes_H is None:
-            o_BKnD = F.scaled_dot_product_attention(q_BKnD, k_BKLD, v_BKLD, attn_mask=mask, scale=scoring.scale)
+            o_BKGnD = _tiled(q_BKGnD, k_BKLD, v_BKLD, mask_B1nL, scoring.scale)
         else:
-            scores_BKnL = _scores(q_BKnD, k_BKLD, scoring) + mask
+            q_BKnD = q_BKGnD.reshape(B, K, group * n, D)
+            scores_BKnL = _scores(q_BKnD, k_BKLD, scoring) + _folded(mask_B1nL, group)
             if scoring.slopes_H is not None:
                 scores_BKnL = scores_BKnL + _biases(bucket, L, scoring.slopes_H).view(B, K, group * n, L)
             o_BKnD = torch.softmax(scores_BKnL, dim=-1, dtype=torch.float32).to(q_BKnD.dtype) @ v_BKLD
-        o_BnHD = o_BKnD.view(B, K, group, n, D).permute(0, 3, 1, 2, 4).reshape(B, n, K * group, D)
-        out_NHD[bucket.tokens_Bn] = o_BnHD
+            o_BKGnD = o_BKnD.view(B, K, group, n, D)
+        o_BnHD = o_BKGnD.permute(0, 3, 1, 2, 4).reshape(B, n, K * group, D)
+        out_NHD[tokens] = o_BnHD[0] if isinstance(tokens, slice) else o_BnHD
     return out_NHD
+
+
+def _tiled(q_BKGnD: Tensor, k_BKLD: Tensor, v_BKLD: Tensor, mask_B1nL: Tensor, scale: float | None) -> Tensor:
+    """Return attention, [B, K, G, n, D], a tile of tokens at a time: no token of a tile sees past the tile's last."""
+    B, K, G, n, D = q_BKGnD.shape
+    before = k_BKLD.shape[2] - n  # of the longest row
+    tiles = []
+    for start in range(0, n, TILE_TOKENS):
+        stop = min(start + TILE_TOKENS, n)
+        seen = before + stop
+        q_BKnD = q_BKGnD[:, :, :, start:stop].reshape(B, K, G * (stop - start), D)
+        mask = _folded(mask_B1nL[:, :, start:stop, :seen], G)
+        o_BKnD = F.scaled_dot_product_attention(
+            q_BKnD, k_BKLD[:, :, :seen], v_BKLD[:, :, :seen], attn_mask=mask, scale=scale
+        )
+        tiles.append(o_BKnD.view(B, K, G, stop - start, D))
+    return tiles[0] if len(tiles) == 1 else torch.cat(tiles, dim=3)
+
+
+def _folded(mask_B1nL: Tensor, group: int) -> Tensor:
+    """Return the mask of queries folded into the query length, [B, 1, G n, L]."""
+    B, _, n, L = mask_B1nL.shape
+    return mask_B1nL.expand(B, group, n, L).reshape(B, 1, group * n, L)
 
 
 def reference_attention(
