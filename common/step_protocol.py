@@ -3,7 +3,7 @@
 import struct
 from hashlib import blake2b
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3  # with the noise function, that of common/draft_protocol.py changes as well
 MAX_CONTINUED_PASSES = 15  # Plan.row_continued
 
 

@@ -115,7 +115,7 @@ def read_rows(plan: pb.Plan, bounds: Bounds) -> Rows:
         continued_R=counts_or_none("row_continued"),
     )
     reach = rows.ends_R + rows.continued_R + rows.run_ahead_R
-    _require(count > 0, "no rows")
+    _require(count > 0 or len(plan.closes) > 0, "no rows")
     _require(len(np.unique(rows.sequences_R)) == count, "two rows share a sequence")
     _require(bool((rows.lengths_R > 0).all()), "a row without token ids")
     _require(rows.lengths_R.sum() == len(rows.ids_N), "token_ids do not match row_lengths")
@@ -137,7 +137,7 @@ def read_rows(plan: pb.Plan, bounds: Bounds) -> Rows:
 
 
 def _require_continuable(rows: Rows) -> None:
-    passes = int(rows.continued_R[0])
+    passes = int(rows.continued_R.max(initial=0))
     _require(bool((rows.continued_R == passes).all()), "row_continued differs between rows")
     _require(passes <= MAX_CONTINUED_PASSES, f"row_continued exceeds {MAX_CONTINUED_PASSES}")
     are_decodes = (rows.lengths_R == 1) & (rows.sampled_R == 1) & (rows.scored_R == 0)

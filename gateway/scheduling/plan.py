@@ -48,12 +48,13 @@ class StepPlan:
     closes: tuple[int, ...]  # numbers to forget before the rows are run
     decode_tokens: int  # ids in decode rows, drafts included
     prefill_tokens: int  # ids in all other rows
+    preempted: int = 0  # sequences that lost their blocks for it
     run_ahead: tuple[bool, ...] = ()  # with which rows the ranks go on by themselves; empty: with none
 
     @property
     def passes(self) -> int:
         """How many times the ranks run the model."""
-        return 1 + self.rows[0].continued
+        return 1 + (self.rows[0].continued if self.rows else 0)
 
 
 @dataclass(frozen=True, slots=True)

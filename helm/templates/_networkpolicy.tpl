@@ -21,6 +21,14 @@ spec:
 {{- end }}
 {{- end }}
 
+{{/* The way to the collector of traces. */}}
+{{- define "tandem.collectorRule" }}
+{{- with .Values.telemetry.otlpEndpoint }}
+    - to: {{ toJson $.Values.telemetry.collector }}
+      ports: [{protocol: TCP, port: {{ regexFind "[0-9]+$" . }}}]
+{{- end }}
+{{- end }}
+
 {{- define "tandem.peer" }}
         - podSelector:
             matchLabels:

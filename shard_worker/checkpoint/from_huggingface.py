@@ -39,7 +39,7 @@ def open_huggingface(folder: Path, source: str | None = None, unpickle: Unpickle
     config = read_config(folder)
     architecture = config.architecture()
     packing = read_packing(config.quantization_config)
-    if architecture.context_length < config.max_position_embeddings:
+    if architecture.context_length < (config.max_position_embeddings or 0):
         log.warning(
             "%s will serve %d of its %d positions: past those, LongRoPE rotates a text's first tokens anew",
             folder.resolve().name,
@@ -96,24 +96,31 @@ class _HuggingFaceTensors:
             yield from self._packed.blocks(name, self._places[matrix])
             return
         place = self._places[name]
-        for block in self._blocks(place.stored, place.start, place.stop):
-            yield block.float() + place.addend if place.addend else block
+        for block in self._blocks(place.stored, place.start, place.stop, place.transposed):
+            yield place.as_ours(block)
 
     def _stored_shapes(self, expected: dict[str, TensorSpec]) -> dict[str, tuple[int, ...]]:
         """Return what shape each stored tensor must have: as many rows as are taken from it."""
         shapes: dict[str, tuple[int, ...]] = {}
         for name, spec in expected.items():
             place = self._places[name]
-            rows = spec.shape[0] + (shapes[place.stored][0] if place.stored in shapes else 0)
-            shapes[place.stored] = (rows, *spec.shape[1:])
+            first, *rest = reversed(spec.shape) if place.transposed else spec.shape
+            shapes[place.stored] = (first + shapes.get(place.stored, (0,))[0], *rest)
         return shapes
 
-    def _blocks(self, name: str, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
+    def _blocks(
+        self, name: str, start: int = 0, stop: int | None = None, transposed: bool = False
+    ) -> Iterator[torch.Tensor]:
+        """Yield blocks of the stored rows [start, stop), or of the columns that these rows have."""
         stored = self._tensors[name]
         stop = stored.shape[0] if stop is None else stop
         try:
             with safe_open(stored.file, framework="pt") as file:
                 rows = file.get_slice(name)
+                if transposed:
+                    for block in row_blocks(stored.shape[1], stop - start):
+                        yield rows[start:stop, block].T.contiguous()
+                    return
                 for block in row_blocks(stop - start, stored.shape[-1]):
                     yield rows[start + block.start : start + block.stop]
         except SafetensorError as error:

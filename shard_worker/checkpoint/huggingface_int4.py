@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from common.errors import CheckpointError
 from common.manifest import Architecture, Quantization
 from shard_worker.checkpoint.huggingface_base import problems
-from shard_worker.quantization.nearest import quantization_of
+from shard_worker.quantization.stated import quantization_of
 
 Method = Literal["awq", "gptq", "compressed-tensors"]
 GROUP_SIZES = (32, 64, 128, 256)

@@ -11,9 +11,9 @@ from common.errors import CheckpointError
 from common.manifest import Architecture
 from shard_worker.checkpoint.huggingface_int4 import Packing
 from shard_worker.checkpoint.huggingface_names import Place
-from shard_worker.checkpoint.layout import matrix_format
 from shard_worker.checkpoint.packed_matrix import PARTS, PackedMatrix
 from shard_worker.checkpoint.safetensors_header import StoredTensor
+from shard_worker.checkpoint.weight_shapes import matrix_format
 from shard_worker.quantization.nearest import PARTS as OUR_PARTS
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from common.errors import CheckpointError
 from common.manifest import MANIFEST_FILE, FileDigest, Manifest, TokenizerFile
-from shard_worker.checkpoint.layout import Dtype, TensorSpec, expected_tensors
+from shard_worker.checkpoint.layout import TensorSpec, expected_tensors
 from shard_worker.checkpoint.output_folder import OutputFolder
 from shard_worker.checkpoint.reader import Progress, verify
 from shard_worker.checkpoint.safetensors_stream import serialised
 from shard_worker.checkpoint.source import TOKENIZER_FILES, ForeignModel
+from shard_worker.checkpoint.weight_shapes import Dtype
 
 MAX_FILE_BYTES = 2 << 30
 CHAT_TEMPLATE_FILE = "chat_template.jinja"

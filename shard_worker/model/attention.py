@@ -15,6 +15,9 @@ from torch import Tensor
 
 from shard_worker.model.kv_cache import KVCache
 
+# Tokens of a row whose attention is computed at once: what a chunk's later tokens see, its first ones need not look at.
+TILE_TOKENS = 128
+
 
 @dataclass(frozen=True)
 class RowBucket:
@@ -22,8 +25,15 @@ class RowBucket:
 
     tokens_Bn: Tensor  # index of each token in the step
     slots_BL: Tensor  # KV slots of the context
+    positions_Bn: Tensor
     mask_BnL: Tensor  # 0 where a token may look, -inf elsewhere; the model's type
     windowed: Mapping[int, Tensor] = field(default_factory=dict)  # by window: the mask of layers that have it
+    first: int | None = None  # token of a single row, whose tokens lie side by side
+
+    @property
+    def place(self) -> Tensor | slice:
+        """Where the bucket's tokens are in the step: a slice copies faster than an index."""
+        return self.tokens_Bn if self.first is None else slice(self.first, self.first + self.tokens_Bn.shape[1])
 
     def mask(self, window: int | None) -> Tensor:
         """Return the mask of a layer with this window."""
@@ -45,6 +55,7 @@ class Scoring:
     scale: float | None = None
     soft_cap: float | None = None
     window: int | None = None
+    slopes_H: Tensor | None = None  # of linear biases, float32
 
 
 PLAIN = Scoring()
@@ -72,10 +83,11 @@ def fast_attention(
     """Return softmax(scale q k) v for every token, [N, H, D], with PyTorch's fused kernel, a bucket at a time.
 
     The queries of one KV head are folded into the query length, so keys and values are never copied per query head.
-    Soft-capped scores, which the fused kernel does not know, are formed as a whole.
+    Scores with a soft cap or linear biases, which the fused kernel does not know, are formed as a whole.
     """
     out_NHD = torch.empty_like(q_NHD)
     for bucket in buckets:
+        tokens = bucket.place
         k_BKLD, v_BKLD = cache.read(layer, bucket.slots_BL)
         group = heads.queries_per_kv
         if group is None:
@@ -83,17 +95,43 @@ def fast_attention(
             k_BKLD, v_BKLD = k_BKLD[:, heads.kv_of_query_H], v_BKLD[:, heads.kv_of_query_H]
         B, n = bucket.tokens_Bn.shape
         _, K, L, D = k_BKLD.shape
-        q_BnKGD = q_NHD[bucket.tokens_Bn].view(B, n, K, group, D)
-        q_BKnD = q_BnKGD.permute(0, 2, 3, 1, 4).reshape(B, K, group * n, D)
-        mask = bucket.mask(scoring.window).unsqueeze(1).expand(B, group, n, L).reshape(B, 1, group * n, L)
-        if scoring.soft_cap is None:
-            o_BKnD = F.scaled_dot_product_attention(q_BKnD, k_BKLD, v_BKLD, attn_mask=mask, scale=scoring.scale)
+        q_BKGnD = q_NHD[tokens].view(B, n, K, group, D).permute(0, 2, 3, 1, 4)
+        mask_B1nL = bucket.mask(scoring.window).unsqueeze(1)
+        if scoring.soft_cap is None and scoring.slopes_H is None:
+            o_BKGnD = _tiled(q_BKGnD, k_BKLD, v_BKLD, mask_B1nL, scoring.scale)
         else:
-            scores_BKnL = _scores(q_BKnD, k_BKLD, scoring) + mask
+            q_BKnD = q_BKGnD.reshape(B, K, group * n, D)
+            scores_BKnL = _scores(q_BKnD, k_BKLD, scoring) + _folded(mask_B1nL, group)
+            if scoring.slopes_H is not None:
+                scores_BKnL = scores_BKnL + _biases(bucket, L, scoring.slopes_H).view(B, K, group * n, L)
             o_BKnD = torch.softmax(scores_BKnL, dim=-1, dtype=torch.float32).to(q_BKnD.dtype) @ v_BKLD
-        o_BnHD = o_BKnD.view(B, K, group, n, D).permute(0, 3, 1, 2, 4).reshape(B, n, K * group, D)
-        out_NHD[bucket.tokens_Bn] = o_BnHD
+            o_BKGnD = o_BKnD.view(B, K, group, n, D)
+        o_BnHD = o_BKGnD.permute(0, 3, 1, 2, 4).reshape(B, n, K * group, D)
+        out_NHD[tokens] = o_BnHD[0] if isinstance(tokens, slice) else o_BnHD
     return out_NHD
+
+
+def _tiled(q_BKGnD: Tensor, k_BKLD: Tensor, v_BKLD: Tensor, mask_B1nL: Tensor, scale: float | None) -> Tensor:
+    """Return attention, [B, K, G, n, D], a tile of tokens at a time: no token of a tile sees past the tile's last."""
+    B, K, G, n, D = q_BKGnD.shape
+    before = k_BKLD.shape[2] - n  # of the longest row
+    tiles = []
+    for start in range(0, n, TILE_TOKENS):
+        stop = min(start + TILE_TOKENS, n)
+        seen = before + stop
+        q_BKnD = q_BKGnD[:, :, :, start:stop].reshape(B, K, G * (stop - start), D)
+        mask = _folded(mask_B1nL[:, :, start:stop, :seen], G)
+        o_BKnD = F.scaled_dot_product_attention(
+            q_BKnD, k_BKLD[:, :, :seen], v_BKLD[:, :, :seen], attn_mask=mask, scale=scale
+        )
+        tiles.append(o_BKnD.view(B, K, G, stop - start, D))
+    return tiles[0] if len(tiles) == 1 else torch.cat(tiles, dim=3)
+
+
+def _folded(mask_B1nL: Tensor, group: int) -> Tensor:
+    """Return the mask of queries folded into the query length, [B, 1, G n, L]."""
+    B, _, n, L = mask_B1nL.shape
+    return mask_B1nL.expand(B, group, n, L).reshape(B, 1, group * n, L)
 
 
 def reference_attention(
@@ -107,7 +145,10 @@ def reference_attention(
         v_BHLD = v_BKLD[:, heads.kv_of_query_H].float()
         q_BHnD = q_NHD[bucket.tokens_Bn].float().transpose(1, 2)
         mask = bucket.mask(scoring.window).float().unsqueeze(1)
-        weights_BHnL = torch.softmax(_scores(q_BHnD, k_BHLD, scoring) + mask, dim=-1)
+        scores_BHnL = _scores(q_BHnD, k_BHLD, scoring) + mask
+        if scoring.slopes_H is not None:
+            scores_BHnL = scores_BHnL + _biases(bucket, k_BHLD.shape[2], scoring.slopes_H)
+        weights_BHnL = torch.softmax(scores_BHnL, dim=-1)
         o_BnHD = torch.einsum("bhnl,bhld->bnhd", weights_BHnL, v_BHLD)
         out_NHD[bucket.tokens_Bn] = o_BnHD.to(q_NHD.dtype)
     return out_NHD
@@ -117,6 +158,24 @@ def _scores(q: Tensor, k: Tensor, scoring: Scoring) -> Tensor:
     """Return the scores of queries [..., n, D] and keys [..., L, D] before the mask, [..., n, L]."""
     scores = q @ k.transpose(-1, -2) * (scoring.scale or 1 / math.sqrt(q.shape[-1]))
     return scores if scoring.soft_cap is None else scoring.soft_cap * torch.tanh(scores / scoring.soft_cap)
+
+
+def _biases(bucket: RowBucket, context: int, slopes_H: Tensor) -> Tensor:
+    """Return what linear biases add to the scores, float32[B, H, n, L]: the farther a key, the less."""
+    places_L = torch.arange(context, device=slopes_H.device)
+    distances_BnL = bucket.positions_Bn[:, :, None] - places_L
+    return -slopes_H[:, None, None] * distances_BnL[:, None]
+
+
+def alibi_slopes(heads: int) -> list[float]:
+    """Return the slope of each of a model's query heads (Press et al. 2022).
+
+    2**(-8/n), 2**(-16/n), ... for a power of two n; for other numbers the slopes of the next lower one, and then every
+    second of the next higher one.
+    """
+    power = 1 << (heads.bit_length() - 1)
+    slopes = [2.0 ** (-8 * (head + 1) / power) for head in range(power)]
+    return slopes if heads == power else slopes + alibi_slopes(2 * power)[::2][: heads - power]
 
 
 ATTENTION_PATHS: dict[str, AttentionPath] = {"fast": fast_attention, "reference": reference_attention}

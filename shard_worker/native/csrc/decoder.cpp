@@ -9,6 +9,7 @@
 
 #include "activations.h"
 #include "lookup.h"
+#include "merge.h"
 #include "rope.h"
 
 namespace tandem {
@@ -207,28 +208,12 @@ class StepJob : public Job {
         (model_.cache_is_bfloat16 ? kernels_.attend_bfloat16 : kernels_.attend_float32)(task);
     }
 
-    // Put a token's heads together: stretches weighted by exp(their maximum - the overall one).
+    // Put a token's heads together from their stretches.
     void merge(int64_t token, float* heads) {
         const int64_t head_dim = model_.head_dim, begin = first_stretch_[token], end = first_stretch_[token + 1];
         for (int64_t query = 0; query < model_.query_heads; query++) {
-            float maximum = partial(begin, query)[head_dim];
-            for (int64_t index = begin + 1; index < end; index++) {
-                maximum = std::max(maximum, partial(index, query)[head_dim]);
-            }
-            float* out = heads + query * head_dim;
-            std::fill_n(out, head_dim, 0.0f);
-            float total = 0.0f;
-            for (int64_t index = begin; index < end; index++) {
-                const float* from = partial(index, query);
-                const float weight = std::exp(from[head_dim] - maximum);
-                total += weight * from[head_dim + 1];
-                for (int64_t d = 0; d < head_dim; d++) {
-                    out[d] += weight * from[d];
-                }
-            }
-            for (int64_t d = 0; d < head_dim; d++) {
-                out[d] /= total;
-            }
+            const int64_t stride = model_.query_heads * (head_dim + 2);
+            merge_stretches(partial(begin, query), end - begin, stride, head_dim, heads + query * head_dim);
         }
     }
 

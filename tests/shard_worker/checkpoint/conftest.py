@@ -13,9 +13,10 @@ from gguf.gguf_writer import GGUFWriter
 from gguf.quants import quantize
 
 from common.manifest import Architecture, Manifest, Rope
-from shard_worker.checkpoint.layout import Dtype, expected_tensors
+from shard_worker.checkpoint.layout import expected_tensors
 from shard_worker.checkpoint.output_folder import OutputFolder
 from shard_worker.checkpoint.source import ForeignModel, TokenizerSource, row_blocks
+from shard_worker.checkpoint.weight_shapes import Dtype
 from shard_worker.checkpoint.writer import write_checkpoint
 from tests.support.tiny_gguf import add_entry, permuted
 

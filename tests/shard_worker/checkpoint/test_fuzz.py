@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ REPOSITORY = Path(__file__).parents[3]
 # Large beside what the interpreter takes for its own.
 SHAPE: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "head_dim": 64}
 MODEL = TinyFamily(LlamaConfig, LlamaForCausalLM, SHAPE | {"num_attention_heads": 4, "num_key_value_heads": 2})
+# Where weights are small, more of them: one matrix at a time is unpacked, to many times its size.
+DEEPER = replace(MODEL, changes=MODEL.changes | {"num_hidden_layers": 6})
 
 
 def hub(folder: Path) -> Path:
@@ -36,12 +39,12 @@ def whole_gguf(folder: Path) -> Path:
 
 
 def small_gguf(folder: Path) -> Path:
-    random_family(MODEL).save_pretrained(folder / "hub")
+    random_family(DEEPER).save_pretrained(folder / "hub")
     return gguf_of(folder / "hub", folder / "sound.gguf", GGMLQuantizationType.Q8_0)
 
 
 def packed_hub(folder: Path) -> Path:
-    random_family(MODEL).save_pretrained(folder / "hub")
+    random_family(DEEPER).save_pretrained(folder / "hub")
     byte_tokenizer().save(str(folder / "hub" / "tokenizer.json"))
     pack_folder(folder / "hub", PackedFormat("gptq", 64))
     file = (folder / "hub" / "model.safetensors").rename(folder / "hub" / "model-00001-of-00001.safetensors")

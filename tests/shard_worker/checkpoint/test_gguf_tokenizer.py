@@ -90,7 +90,7 @@ def test_byte_level_bpe_comes_back(pre: str, pre_tokenizer: Any, ignore_merges: 
 @pytest.mark.parametrize("pre", ["qwen2", "deepseek-r1-qwen"])
 def test_qwen2_is_transformers(pre: str) -> None:
     trained = trained_bpe(LLAMA3, False)
-    merges = [tuple(merge) for merge in json.loads(trained.to_str())["model"]["merges"]]
+    merges: Any = [tuple(merge) for merge in json.loads(trained.to_str())["model"]["merges"]]
     theirs = Qwen2Tokenizer(vocab=trained.get_vocab(), merges=merges)
     rebuilt = Tokenizer.from_buffer(build_tokenizer(*as_metadata(trained, pre)).data)
     for text in [*TEXTS, "e\u0301 A\u030a combined", "<|endoftext|>x"]:
