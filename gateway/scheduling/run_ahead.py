@@ -82,8 +82,5 @@ class RunAheadPolicy:
 def _decodes(sequence: Sequence) -> bool:
     """Whether it feeds one id without drafts. Who waits for the first token is not to wait for more."""
     is_decode = sequence.kind is Kind.GENERATE and sequence.uncomputed == 1
-    return (
-        is_decode
-        and len(sequence.token_ids) > sequence.prompt_length
-        and not (sequence.speculates or sequence.draft_ids)
-    )
+    has_drafts = sequence.speculates or sequence.drafts_any_time or sequence.draft_ids
+    return is_decode and not has_drafts and len(sequence.token_ids) > sequence.prompt_length

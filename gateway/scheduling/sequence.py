@@ -55,6 +55,7 @@ class Sequence:
     preemptions: int = field(default=0, init=False)
     draft_ids: "array[int]" = field(default_factory=lambda: array("i"), init=False)  # i32: to be verified next
     speculates: bool = field(default=False, init=False)  # drafts are being asked for
+    drafts_any_time: bool = field(default=False, init=False)  # any token may bring up a draft: none is run past
     confirmation: float = field(default=1.0, init=False)  # moving share of its tokens that were winners
     cached_prompt_tokens: int = field(default=0, init=False)  # as found when it first started
     traceparent: str = field(default="", init=False)  # W3C: what ranks are told of its trace; empty: it has none

@@ -60,6 +60,7 @@ class Speculator:
         """A request was submitted: a worker may begin to read its prompt."""
         if job.speculation is None:
             return
+        job.sequence.drafts_any_time = self._reads_text
         self._drafters[job] = drafter = Drafter.of(job, job.speculation, self._priors)
         if self.pool is not None and self._workers_pay:
             self.pool.ask(drafter.request, 0, 0.0)

@@ -80,8 +80,10 @@ def test_not_beside_prefill_scoring_or_drafts() -> None:
     scoring.num_computed = 1
     newcomer, prefilled, drafted, speculating = decoding(1), Sequence("t", range(9), 9), decoding(6), decoding(6)
     drafted.draft_ids, speculating.speculates = array("i", [1]), True
+    reading = decoding(6)
+    reading.drafts_any_time = True
     assert newcomer.uncomputed == 1  # a prompt of one token
-    for other in (scoring, newcomer, prefilled, drafted, speculating):
+    for other in (scoring, newcomer, prefilled, drafted, speculating, reading):
         assert continue_by(decoding(6), other) == 0
 
 
