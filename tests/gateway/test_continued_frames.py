@@ -14,29 +14,13 @@ from gateway.speculation.speculator import Speculator
 from gateway.step_loop import StepLoop
 from gateway.stopping import FinishReason
 from tandem.shard.v1 import shard_service_pb2 as pb
-from tests.support.fake_loop import make_generation, read_ids, running_loop, until
-from tests.support.fake_rank import POISON, VOCABULARY, FakeRank
+from tests.support.fake_loop import counting, make_generation, read_ids, run_all, running_loop, until
+from tests.support.fake_rank import POISON, FakeRank
 
 
 def continued(rank: FakeRank) -> list[int]:
     """By how much each plan's first row was continued."""
     return [from_wire(plan.row_continued or bytes(4), U32, (-1,), "row_continued")[0].item() for plan in rank.plans]
-
-
-async def ids_of(loop: StepLoop, *generations: Generation) -> list[list[int]]:
-    """Submit requests and read them to their ends."""
-    for generation in generations:
-        loop.submit(generation)
-    try:
-        return await asyncio.gather(*(read_ids(generation) for generation in generations))
-    finally:
-        for generation in generations:
-            loop.cancel(generation)
-
-
-def counting(first: int, count: int) -> list[int]:
-    """What the fake ranks answer after `first`."""
-    return [(first + 1 + index) % VOCABULARY for index in range(count)]
 
 
 def run(test: Callable[[FakeRank, StepLoop], Coroutine[Any, Any, None]], **settings: Any) -> None:
@@ -56,7 +40,7 @@ def test_as_many_tokens_as_are_left(most: int, lengths: list[int]) -> None:
 
     async def test(rank: FakeRank, loop: StepLoop) -> None:
         generation = make_generation([14], 12)
-        assert await ids_of(loop, generation) == [counting(14, 12)]
+        assert await run_all(loop, generation) == [counting(14, 12)]
         assert continued(rank) == lengths
         timings = generation.waterfall.timings()
         assert (timings.steps, timings.frames) == (12, len(lengths))
@@ -69,10 +53,10 @@ def test_as_many_tokens_as_are_left(most: int, lengths: list[int]) -> None:
 def test_stops_in_every_place_of_a_frame(last: int) -> None:
     async def test(rank: FakeRank, loop: StepLoop) -> None:
         by_token = make_generation([14], 30, stop_token_ids=[14 + last])
-        assert await ids_of(loop, by_token) == [counting(14, last - 1)]
+        assert await run_all(loop, by_token) == [counting(14, last - 1)]
         assert by_token.finish is not None and by_token.finish.reason is FinishReason.STOP_TOKEN
         by_text = make_generation([14], 30, stop_strings=[f"{14 + last} "])
-        assert await ids_of(loop, by_text) == [counting(14, last)]
+        assert await run_all(loop, by_text) == [counting(14, last)]
         assert by_text.finish is not None and by_text.finish.reason is FinishReason.STOP_STRING
         assert by_text.completion_tokens == last
 
@@ -84,9 +68,9 @@ def test_what_was_dropped_is_not_reused(most: int) -> None:
     """Blocks of 4: a stream that stops within a frame has listed only blocks of its own ids."""
 
     async def test(rank: FakeRank, loop: StepLoop) -> None:
-        await ids_of(loop, make_generation([14], 30, stop_token_ids=[24]))  # fed: 14 to 23, and what is dropped
+        await run_all(loop, make_generation([14], 30, stop_token_ids=[24]))  # fed: 14 to 23, and what is dropped
         again = make_generation([*range(14, 31)], 2)
-        assert await ids_of(loop, again) == [counting(30, 2)]
+        assert await run_all(loop, again) == [counting(30, 2)]
         assert again.sequence.cached_prompt_tokens == 8
 
     run(test, max_tokens_per_frame=most)
@@ -114,7 +98,7 @@ def test_a_token_that_was_not_fed_ends_the_frame() -> None:
         rank.tamper = tamper
         params = SamplingParams(temperature=1.0, top_k=1, seed=1)
         generation = make_generation([14], 12, params)
-        assert await ids_of(loop, generation) == [counting(14, 12)]
+        assert await run_all(loop, generation) == [counting(14, 12)]
         # 15; 16; 17 to 20; 21, which was not fed; fewer from then on, for the next miss is to be expected.
         assert generation.sequence.confirmation < 1
         assert generation.waterfall.timings().steps > 12
@@ -126,7 +110,7 @@ def test_numbers_that_are_not_finite_within_a_frame() -> None:
     async def test(rank: FakeRank, loop: StepLoop) -> None:
         bad, good = make_generation([POISON - 6], 20), make_generation([20], 12)
         loop.submit(bad)
-        assert await ids_of(loop, good) == [counting(20, 12)]
+        assert await run_all(loop, good) == [counting(20, 12)]
         with pytest.raises(RequestFailed):
             await read_ids(bad)
         assert bad.completion_tokens == 6
@@ -149,7 +133,7 @@ def test_a_cancelled_stream_leaves_a_frame_to_the_others() -> None:
 
         rank.tamper = tamper
         loop.submit(gone)
-        assert await ids_of(loop, stays) == [counting(14, 24)]
+        assert await run_all(loop, stays) == [counting(14, 24)]
         assert cancelled
 
     run(test)
@@ -157,10 +141,10 @@ def test_a_cancelled_stream_leaves_a_frame_to_the_others() -> None:
 
 def test_nothing_is_continued_while_somebody_waits() -> None:
     async def test(rank: FakeRank, loop: StepLoop) -> None:
-        await ids_of(loop, make_generation([14], 4))
+        await run_all(loop, make_generation([14], 4))
         rank.plans.clear()
         first, second = make_generation([14], 12), make_generation([20], 12)
-        assert await ids_of(loop, first, second) == [counting(14, 12), counting(20, 12)]
+        assert await run_all(loop, first, second) == [counting(14, 12), counting(20, 12)]
         lengths = continued(rank)
         assert lengths[:12] == [0] * 12 and max(lengths[12:]) == 3
 
@@ -195,7 +179,7 @@ def test_many_streams_over_two_ranks() -> None:
     async def test() -> None:
         async with FakeRank(0, 2) as one, FakeRank(1, 2) as other, running_loop([one, other]) as (loop, _):
             streams = [make_generation([14 + index], 6 + 4 * (index // 2)) for index in range(6)]
-            answers = await ids_of(loop, *streams)
+            answers = await run_all(loop, *streams)
             assert answers == [counting(14 + index, 6 + 4 * (index // 2)) for index in range(6)]
             assert max(continued(one)) == 3 and continued(one) == continued(other)
 

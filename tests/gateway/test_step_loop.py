@@ -10,10 +10,9 @@ import pytest
 from common.arrays import I32, from_wire
 from common.errors import Overloaded, RequestFailed, Unavailable
 from common.health import HealthBoard
-from gateway.generation import Generation
 from gateway.step_loop import StepLoop
 from tandem.shard.v1 import shard_service_pb2 as pb
-from tests.support.fake_loop import make_generation, read_ids, running_loop, until
+from tests.support.fake_loop import counting, make_generation, read_ids, run_all, running_loop, until
 from tests.support.fake_rank import POISON, FakeRank, honest, never
 
 WHOLE_POOL = 16 * 4  # positions
@@ -30,22 +29,6 @@ def no_kept_records(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 async def loop_of_one(**settings: Any) -> AsyncIterator[tuple[FakeRank, StepLoop, HealthBoard]]:
     async with FakeRank() as rank, running_loop([rank], **settings) as (loop, health):
         yield rank, loop, health
-
-
-async def run_all(loop: StepLoop, *generations: Generation) -> list[list[int]]:
-    """Submit requests, read them to their ends and forget them, as the service does."""
-    for generation in generations:
-        loop.submit(generation)
-    try:
-        return await asyncio.gather(*(read_ids(generation) for generation in generations))
-    finally:
-        for generation in generations:
-            loop.cancel(generation)
-
-
-def counting(first: int, count: int) -> list[int]:
-    """What the fake ranks answer after `first`."""
-    return [(first + 1 + index) % 32 for index in range(count)]
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -5,14 +5,13 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from common.arrays import F32, I32, U32, from_wire, to_wire
+from common.arrays import U32, from_wire
 from tandem.shard.v1 import shard_service_pb2 as pb
 from tests.support.local_ranks import LocalRanks
-from tests.support.plans import PlanRow, greedy_open, make_plan, merged_greedy, merged_rows
+from tests.support.plans import PlanRow, make_plan, merged_greedy, merged_rows
+from tests.support.three_sequences import BLOCKS, PROMPTS, opened
 from tests.support.tiny_model import TinyModel
 
-PROMPTS = [[7, 100, 3, 9, 41], list(range(31)), list(range(200, 184, -1))]
-BLOCKS = [[3, 9, 4], [20, 11, 2, 5], [7, 8, 1]]  # of 16 positions
 WIDTH = 2  # of the lists of noised candidates
 
 
@@ -21,20 +20,6 @@ def ranks(request: pytest.FixtureRequest, tiny_model: TinyModel) -> Iterator[Loc
     tp, native = request.param
     with LocalRanks(tiny_model.folder, tp=tp, native=native) as made:
         yield made
-
-
-def opened(index: int) -> pb.SequenceOpen:
-    """The first sequence is greedy, the others are drawn, the last with penalties and a bias."""
-    opening = greedy_open(index)
-    if index > 0:
-        opening.temperature, opening.seed = 0.9, index
-    if index == 2:
-        opening.frequency_penalty = opening.presence_penalty = 0.9
-        opening.repetition_penalty = 1.5
-        opening.bias_ids, opening.bias_values = to_wire([5], I32), to_wire([3.0], F32)
-        opening.history = to_wire(PROMPTS[2], I32)
-        opening.prompt_length = len(PROMPTS[2])
-    return opening
 
 
 class Streams:

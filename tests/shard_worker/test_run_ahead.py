@@ -1,20 +1,18 @@
 """What is run ahead is what would have been computed, bit for bit; what is not confirmed leaves nothing behind."""
 
-import random
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
-from common.arrays import F32, I32, from_wire, to_wire
+from common.arrays import F32, from_wire
 from tandem.shard.v1 import shard_service_pb2 as pb
 from tests.support.local_ranks import LocalRanks
 from tests.support.plans import PlanRow, greedy_open, make_plan, merged_greedy, merged_rows
+from tests.support.three_sequences import BLOCKS, PROMPTS, opened
 from tests.support.tiny_model import TinyModel
 
 TIMES = ("queue_ns", "compute_ns", "collective_ns", "encode_ns", "ahead_ns")
-PROMPTS = [random.Random(7).choices(range(256), k=size) for size in (5, 31, 16)]
-BLOCKS = [[3, 9, 4], [20, 11, 2, 5], [7, 8, 1]]  # of 16 positions
 
 
 @pytest.fixture(scope="module", params=[(1, "on"), (1, "off"), (2, "on"), (3, "off")], ids=str)
@@ -22,18 +20,6 @@ def ranks(request: pytest.FixtureRequest, tiny_model: TinyModel) -> Iterator[Loc
     tp, native = request.param
     with LocalRanks(tiny_model.folder, tp=tp, native=native) as made:
         yield made
-
-
-def opened(index: int) -> pb.SequenceOpen:
-    """The first sequence is greedy, the others are drawn, the last with penalties."""
-    opening = greedy_open(index)
-    if index > 0:
-        opening.temperature, opening.seed = 0.9, index
-    if index == 2:
-        opening.frequency_penalty = opening.presence_penalty = 0.5
-        opening.history = to_wire(PROMPTS[2], I32)
-        opening.prompt_length = len(PROMPTS[2])
-    return opening
 
 
 class Session:

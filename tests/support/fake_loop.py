@@ -98,3 +98,19 @@ async def read_ids(generation: Generation) -> list[int]:
     while delta := await generation.take():
         ids += delta.token_ids
     return ids
+
+
+async def run_all(loop: StepLoop, *generations: Generation) -> list[list[int]]:
+    """Submit requests, read them to their ends and forget them, as the service does."""
+    for generation in generations:
+        loop.submit(generation)
+    try:
+        return await asyncio.gather(*(read_ids(generation) for generation in generations))
+    finally:
+        for generation in generations:
+            loop.cancel(generation)
+
+
+def counting(first: int, count: int) -> list[int]:
+    """What the fake ranks answer after `first`."""
+    return [(first + 1 + index) % VOCABULARY for index in range(count)]

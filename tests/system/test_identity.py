@@ -106,8 +106,7 @@ def test_preemption(embedded_model: Path, reference: Answers) -> None:
     assert sum(answer.usage.preemptions for answer in answers) > 0
 
 
-@pytest.mark.parametrize("tp", [1, 2])
-@pytest.mark.parametrize("tokens", [1, 4])
+@pytest.mark.parametrize(("tp", "tokens"), [(1, 1), (2, 4)])
 def test_tokens_of_a_frame(embedded_model: Path, reference: Answers, tp: int, tokens: int) -> None:
     """All other clusters here draw as many as they find useful."""
     with cluster_of(embedded_model, tp=tp, gateway=(f"max_tokens_per_frame={tokens}", "max_frame_ms=1e5")) as cluster:
