@@ -18,6 +18,7 @@ from shard_worker.checkpoint.output_folder import OutputFolder
 from shard_worker.checkpoint.source import ForeignModel, TokenizerSource, row_blocks
 from shard_worker.checkpoint.writer import write_checkpoint
 
+EMPTY_TOKENIZER = b'{"model": {"type": "BPE", "vocab": {}, "merges": []}}'
 TINY: dict[str, Any] = {
     "family": "llama",
     "layers": 2,
@@ -58,7 +59,7 @@ def make_model() -> Callable[..., tuple[ForeignModel, dict[str, torch.Tensor]]]:
         model = ForeignModel(
             source="random",
             architecture=architecture,
-            tokenizer=TokenizerSource("tokenizer_json", b"{}", bos_id=1),
+            tokenizer=TokenizerSource("tokenizer_json", EMPTY_TOKENIZER, bos_id=1),
             chat_template="{{ messages }}",
             end_of_text_ids=(2, 3),
             tensors=TensorTable(values),
