@@ -20,7 +20,7 @@ _ALTERNATE = """\
 {% endif %}
 {% for message in turns %}
 {% if message['role'] != ('user' if loop.index0 % 2 == 0 else 'assistant') %}
-{{- raise_exception('after a system message, roles must alternate user/assistant/user/...') }}
+{{- raise_exception('after a system message, roles must alternate user/assistant/user/...') -}}
 {% endif %}
 {% endfor %}
 """
@@ -32,23 +32,23 @@ _LLAMA2 = (
 {% for message in turns %}
 {% if message['role'] == 'user' %}
 {% set first = '<<SYS>>\\n' + system + '\\n<</SYS>>\\n\\n' if loop.first and messages[0]['role'] == 'system' else '' %}
-{{- bos_token + '[INST] ' + (first + message['content']).strip() + ' [/INST]' }}
-{%- else %}
-{{- ' ' + message['content'].strip() + ' ' + eos_token }}
-{%- endif %}
+{{- bos_token + '[INST] ' + (first + message['content']).strip() + ' [/INST]' -}}
+{% else %}
+{{- ' ' + message['content'].strip() + ' ' + eos_token -}}
+{% endif %}
 {% endfor %}
 """
 )
 
 # `ChatFormat` in https://github.com/meta-llama/llama-models, models/llama3/chat_format.py.
 _LLAMA3 = """\
-{{- bos_token }}
-{%- for message in messages %}
-{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + message['content'].strip() + '<|eot_id|>' }}
-{%- endfor %}
-{%- if add_generation_prompt %}
-{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
-{%- endif %}
+{{- bos_token -}}
+{% for message in messages %}
+{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + message['content'].strip() + '<|eot_id|>' -}}
+{% endfor %}
+{% if add_generation_prompt %}
+{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' -}}
+{% endif %}
 """
 
 
@@ -57,16 +57,16 @@ def _mistral(before_last: str, user: str, assistant: str) -> str:
 
     `before_last` says which user's message the system's is put before; else it has special tokens of its own.
     """
-    own = "{{- '[SYSTEM_PROMPT]' + SYSTEM + '[/SYSTEM_PROMPT]' }}" if not before_last else ""
+    own = "{{- '[SYSTEM_PROMPT]' + SYSTEM + '[/SYSTEM_PROMPT]' -}}" if not before_last else ""
     joined = f"(system + '\\n\\n' if system and {before_last} else '') + " if before_last else ""
     return (
         _ALTERNATE
-        + "{{- bos_token }}\n"
-        + ("{% if messages[0]['role'] == 'system' %}\n" + own + "\n{%- endif %}\n" if own else "")
+        + "{{- bos_token -}}\n"
+        + ("{% if messages[0]['role'] == 'system' %}\n" + own + "\n{% endif %}\n" if own else "")
         + "{% for message in turns %}\n{% if message['role'] == 'user' %}\n"
         + "{% set content = " + joined + "message['content'] %}\n"
-        + "{{- " + user + " }}\n{%- else %}\n{% set content = message['content'] %}\n"
-        + "{{- " + assistant + " }}\n{%- endif %}\n{% endfor %}\n"
+        + "{{- " + user + " -}}\n{% else %}\n{% set content = message['content'] %}\n"
+        + "{{- " + assistant + " -}}\n{% endif %}\n{% endfor %}\n"
     )  # fmt: skip
 
 
@@ -102,7 +102,5 @@ def chat_template(name_or_file: str) -> str:
             raise CheckpointError(f"{path} is larger than {MAX_TEMPLATE_BYTES} bytes")
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        known = f"no file that can be read, nor one of {', '.join(CHAT_TEMPLATES)}"
-        raise CheckpointError(
-            f"the chat template {name_or_file!r} is no file that can be read, nor one of {known}"
-        ) from error
+        known = f"is no file that can be read, nor one of {', '.join(CHAT_TEMPLATES)}"
+        raise CheckpointError(f"the chat template {name_or_file!r} {known}") from error

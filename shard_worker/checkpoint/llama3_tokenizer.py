@@ -43,8 +43,8 @@ def read_llama3_tokenizer(path: Path, data: bytes, vocabulary_size: int) -> Toke
     ranks = _ranks(path, data)
     if len(ranks) != NUM_RANKS:
         raise CheckpointError(
-            f"{path}: {len(ranks)} ranks are not Llama 3's {NUM_RANKS}; how a text is split and which tokens are special "
-            "is not in such a file, so that a tokenizer.json is needed"
+            f"{path}: {len(ranks)} ranks are not Llama 3's {NUM_RANKS}; how a text is split and which tokens are "
+            "special is not in such a file, so that a tokenizer.json is needed"
         )
     if (size := NUM_RANKS + NUM_SPECIAL_TOKENS) > vocabulary_size:
         raise CheckpointError(f"{path}: {size} tokens do not fit in the model's vocabulary of {vocabulary_size}")
