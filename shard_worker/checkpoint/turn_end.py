@@ -37,7 +37,7 @@ def turn_end_id(template: str, tokenizer: TokenizerSource, end_ids: tuple[int, .
     _, answer, behind = (_render(template, variables) or "").rpartition(ANSWER)
     if not answer:
         return None
-    found = [content for content in special if content.strip() and behind.lstrip().startswith(content.strip())]
+    found = [content for content in special if content.strip() and behind.lstrip().startswith(content.lstrip())]
     return special[max(found, key=len)] if found else None
 
 
