@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import tiktoken
-from mistral_common.tokens.tokenizers.tekken import SpecialTokenPolicy, Tekkenizer
+from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy
+from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 from tiktoken.load import load_tiktoken_bpe
 
 from common.errors import CheckpointError, InvalidRequest

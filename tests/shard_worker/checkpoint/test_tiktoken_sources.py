@@ -2,6 +2,7 @@
 
 import base64
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,19 @@ import pytest
 
 from common.errors import CheckpointError
 from common.tiktoken_file import read_tiktoken_file
+from shard_worker.checkpoint.from_meta import consolidated_shards, open_meta
 from shard_worker.checkpoint.huggingface_tokenizer import read_tokenizer
 from shard_worker.checkpoint.llama3_tokenizer import is_ranks_file, read_llama3_tokenizer
 from shard_worker.checkpoint.tekken_tokenizer import read_tekken
 from shard_worker.checkpoint.text_ends import tokenizers_own_ends
-from tests.support.foreign_checkpoints import PIECES, sentencepiece_model
+from tests.support.foreign_checkpoints import (
+    PIECES,
+    save_safe,
+    sentencepiece_model,
+    tiny_architecture,
+    tiny_weights,
+    write_meta,
+)
 from tests.support.tiktoken_files import llama3_ranks
 
 Change = Callable[[dict[str, Any]], object]
@@ -113,3 +122,30 @@ def test_damaged_tekken_files_are_refused(change: Change, reason: str) -> None:
     change(tekken)
     with pytest.raises(CheckpointError, match=reason):
         read_tekken(Path("tekken.json"), json.dumps(tekken).encode(), 1000)
+
+
+@pytest.mark.parametrize("name", ["tekken.json", "tokenizer.model"])
+def test_damaged_bytes_are_an_error_or_a_whole_tokenizer(name: str, tmp_path: Path) -> None:
+    draw = random.Random(5)
+    whole = json.dumps(small_tekken()).encode() if name == "tekken.json" else llama3_ranks()[:3000]
+    for _ in range(300):
+        data = bytearray(whole)
+        for _ in range(draw.randrange(1, 4)):
+            at = draw.randrange(len(data))
+            change = bytes(draw.randrange(256) for _ in range(draw.randrange(3)))
+            data[at : at + draw.choice((0, 1, 40))] = change
+        (tmp_path / name).write_bytes(data[: draw.choice((len(data), draw.randrange(len(data))))])
+        try:
+            source = read_tokenizer(tmp_path, 1000)
+        except CheckpointError:
+            continue
+        assert source.kind == "tiktoken" and read_tiktoken_file(source.data).vocabulary_size <= 1000
+
+
+def test_metas_folder_with_llama3s_tokenizer(tmp_path: Path) -> None:
+    architecture = tiny_architecture(vocabulary_size=128_256)
+    folder = write_meta(tmp_path / "meta", architecture, tiny_weights(architecture), save=save_safe)
+    (folder / "tokenizer.model").write_bytes(llama3_ranks())
+    model = open_meta(consolidated_shards(folder), lambda file: file, context_length=128)
+    assert model.end_of_text_ids == (128_001, 128_008, 128_009)
+    assert (model.tokenizer.kind, model.chat_template) == ("tiktoken", None)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click import Option
 from tokenizers import Tokenizer, models
 
 from common.cli.main import run
@@ -16,6 +17,7 @@ from gateway.tokenizers.load import load_tokenizer
 from shard_worker.checkpoint.chat_templates import CHAT_TEMPLATES, chat_template
 from shard_worker.checkpoint.source import ForeignModel, TokenizerSource
 from shard_worker.checkpoint.turn_end import turn_end_id
+from shard_worker.commands.convert import convert
 from tests.support.foreign_checkpoints import tiny_architecture, tiny_weights, write_hub
 from tests.support.tiktoken_files import llama3_ranks
 
@@ -57,6 +59,10 @@ def test_a_manifest_states_all_ends_and_the_templates_eos_token_first(
 
 
 def test_templates_are_named_or_files(tmp_path: Path) -> None:
+    shown = next(
+        option.help or "" for option in convert.params if option.name == "chat_template" and isinstance(option, Option)
+    )
+    assert ", ".join(CHAT_TEMPLATES) in shown
     assert chat_template("llama-3") == CHAT_TEMPLATES["llama-3"]
     (tmp_path / "mine.jinja").write_text(CHATML)
     assert chat_template(str(tmp_path / "mine.jinja")) == CHATML
