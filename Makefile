@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format stubs check helm pins hooks clean
+.PHONY: help setup demo test lint format stubs check helm promtool pins hooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -46,6 +46,9 @@ check: lint test ## what CI runs
 helm: .venv/packages.stamp ## Helm 3 and 4 and Kubernetes' schemas into .venv: the chart's tests are skipped without
 	@$(BIN)/python -m tests.support.fetch_helm $(BIN)
 	@$(BIN)/python -m pip install -q -c constraints.txt kubernetes-validate==1.37.0
+
+promtool: .venv/packages.stamp ## Prometheus' promtool (Debian's) into .venv: tests of metrics and rules are skipped without
+	@$(BIN)/python -m tests.support.fetch_promtool $(BIN)
 
 # Set-up in two stages; a stage is skipped while its stamp is newer than what it was made from.
 .venv/python.stamp:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import grpc
 
+from common.tls import ClientTls
+
 PUBLIC_MESSAGE_BYTES = 4 << 20
 INTERNAL_MESSAGE_BYTES = 64 << 20  # a rank's whole slice of logits, many times over
 MAX_METADATA_BYTES = 16 << 10
@@ -64,12 +66,17 @@ def open_channel(
     address: str,
     max_message_bytes: int = PUBLIC_MESSAGE_BYTES,
     keepalive: Keepalive = DEFAULT_KEEPALIVE,
+    tls: ClientTls | None = None,
 ) -> grpc.aio.Channel:
-    """Return a plaintext channel to `address`: host:port, unix:/path, or any target that grpc resolves.
+    """Return a channel to `address`: host:port, unix:/path, or any target that grpc resolves.
 
-    Links between our own services pass INTERNAL_MESSAGE_BYTES.
+    It is plaintext without `tls`, and to unix sockets always. Links between our own services pass
+    INTERNAL_MESSAGE_BYTES.
     """
-    return grpc.aio.insecure_channel(address, client_options(max_message_bytes, keepalive))
+    options = client_options(max_message_bytes, keepalive)
+    if tls is None or address.startswith("unix:"):
+        return grpc.aio.insecure_channel(address, options)
+    return grpc.aio.secure_channel(address, tls.credentials, [*options, *tls.options])
 
 
 def _shared_options(keepalive: Keepalive) -> Options:

@@ -3,7 +3,10 @@
 TandemError
 ├── InvalidRequest        a field of a request is at fault
 ├── NotFound              the named model is not served
+├── Unauthenticated       the caller has not shown who it is
+├── PermissionDenied      who the caller is was shown, and it is not let in
 ├── Overloaded            a bound is reached; waiting helps
+│   └── QuotaExceeded     it is a bound of the caller's tenant
 ├── Unavailable           the service, or the rank group behind it, cannot serve now
 ├── DeadlineExceeded      the call's own deadline passed
 ├── Refused               a peer of the step stream broke its protocol
@@ -39,6 +42,18 @@ class NotFound(TandemError):
     reason = "MODEL_NOT_FOUND"
 
 
+class Unauthenticated(TandemError):
+    """The call carries no token that is known. What is wrong with it is never said."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDenied(TandemError):
+    """The caller's certificate is valid, and none of its names is allowed."""
+
+    reason = "PERMISSION_DENIED"
+
+
 class Overloaded(TandemError):
     """A bound of the service is reached. Trying again after `retry_after_s` may help."""
 
@@ -47,6 +62,12 @@ class Overloaded(TandemError):
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class QuotaExceeded(Overloaded):
+    """The caller's tenant uses as much as it may."""
+
+    reason = "QUOTA_EXCEEDED"
 
 
 class Unavailable(TandemError):

@@ -5,7 +5,8 @@ the other watchers of a service when one of them leaves.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -15,12 +16,14 @@ Response = health_pb2.HealthCheckResponse
 HEALTH_SERVICE = "grpc.health.v1.Health"
 # What a liveness probe asks for: a process that waits for its ranks or drains must not be killed for it.
 LIVE = "live"
+LIVE_POLL_S = 1.0
 
 
 class HealthBoard:
     """What probes are told: NOT_SERVING at first; the same for "" (the process) and all named services.
 
-    LIVE is always SERVING: whoever gets that answer knows that the event loop runs.
+    LIVE does not follow the others: whoever gets an answer knows that the event loop runs, and SERVING says that work,
+    if there is any, goes on.
     """
 
     def __init__(self, services: Iterable[str] = ()) -> None:
@@ -28,6 +31,7 @@ class HealthBoard:
         self._serving = False
         self._draining = False
         self._changed = asyncio.Condition()
+        self._is_live: Callable[[], bool] = lambda: True
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Answer health checks on `server`. To be called before it starts."""
@@ -37,6 +41,10 @@ class HealthBoard:
     def serving(self) -> bool:
         """Whether probes are told SERVING."""
         return self._serving
+
+    def judge_liveness(self, is_live: Callable[[], bool]) -> None:
+        """Answer LIVE by what `is_live` returns whenever it is asked for."""
+        self._is_live = is_live
 
     async def set_serving(self, serving: bool) -> None:
         """Tell probes and watchers. After `drain` the answer stays NOT_SERVING."""
@@ -65,11 +73,15 @@ class HealthBoard:
         while True:
             async with self._changed:
                 while (status := self._status(request.service)) == told:
-                    await self._changed.wait()
+                    # Nobody tells when work stalls, so whoever watches LIVE has it looked at.
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(LIVE_POLL_S if request.service == LIVE else None):
+                            await self._changed.wait()
             yield Response(status=status)
             told = status
 
     def _status(self, service: str) -> Any:
         if service not in self._services:
             return Response.SERVICE_UNKNOWN
-        return Response.SERVING if self._serving or service == LIVE else Response.NOT_SERVING
+        serving = self._is_live() if service == LIVE else self._serving
+        return Response.SERVING if serving else Response.NOT_SERVING

@@ -14,6 +14,8 @@ from common.errors import CheckpointError
 
 MANIFEST_FILE = "tandem.json"
 MAX_MANIFEST_BYTES = 4 << 20
+MAX_FEED_FORWARDS = 20_000
+"""Layers times experts: lists of tensors are made from these numbers before a tensor is looked at."""
 
 
 class _Section(BaseModel):
@@ -37,6 +39,20 @@ class LinearScaling(_Section):
     factor: float = Field(gt=0)
 
 
+class YarnScaling(_Section):
+    """YaRN (Peng et al. 2023): long waves interpolated, short ones kept, a ramp between; cosines and sines multiplied.
+
+    The ramp lies between the waves that turn `beta_fast` and `beta_slow` times within the original context.
+    """
+
+    kind: Literal["yarn"]
+    factor: float = Field(gt=0)
+    original_context_length: PositiveInt
+    beta_fast: float = Field(gt=0)
+    beta_slow: float = Field(gt=0)
+    attention_factor: float = Field(gt=0)
+
+
 class LongRopeScaling(_Section):
     """LongRoPE (Ding et al. 2024): each frequency divided by a factor of its own, cosines and sines multiplied."""
 
@@ -49,26 +65,35 @@ class Rope(_Section):
     """Rotary position embedding, half-split layout (the first half of a head rotates with the second)."""
 
     theta: float = Field(gt=0)
-    scaling: RopeScaling | LinearScaling | LongRopeScaling | None = Field(default=None, discriminator="kind")
+    scaling: RopeScaling | LinearScaling | YarnScaling | LongRopeScaling | None = Field(
+        default=None, discriminator="kind"
+    )
 
 
 class Experts(_Section):
     """Feed-forward experts (Mixtral, Jiang et al. 2024): each token goes to `per_token` of `count`.
 
-    The router's softmax over all experts picks the largest, whose weights are then divided by their sum.
+    The router's softmax over all experts picks the largest, whose weights are then divided by their sum where
+    `normalized` says so.
     """
 
     count: PositiveInt
     per_token: PositiveInt
+    normalized: bool = Field(default=True, exclude_if=lambda normalized: normalized)
 
 
 class Variations(_Section):
     """Everything in which a decoder may differ from plain Llama, all of it stated.
 
     `windows` has one entry a layer: how many positions a token sees, itself included, or None for all. Layers with a
-    window rotate by `local_rope` where it is given. `rotary_dim` dimensions of a head, the first ones, are rotated.
-    `output_norms` norms what attention and feed-forward give before it is added to the residual. A soft cap c makes x
-    to c tanh(x / c).
+    window rotate by `local_rope` where it is given. `rotary_dim` dimensions of a head, the first ones, are rotated;
+    where it is 0, `rope` is of no use. `output_norms` norms what attention and feed-forward give before it is added to
+    the residual. A soft cap c makes x to c tanh(x / c).
+
+    Below `experts` all is left out that is Llama's, as in checkpoints that are older. `layer_norms` subtract the mean
+    (Ba et al. 2016) and have no bias. `qkv_clip` limits queries, keys and values before they are rotated. `logit_scale`
+    multiplies logits before they are capped. `alibi` lowers scores by the distance of query and key times a slope of
+    the head's (Press et al. 2022).
     """
 
     qkv_bias: bool
@@ -76,13 +101,17 @@ class Variations(_Section):
     output_norms: bool
     activation: Literal["silu", "gelu_tanh"]
     embedding_scale: float = Field(gt=0)
-    rotary_dim: PositiveInt
+    rotary_dim: int = Field(ge=0)
     attention_scale: float = Field(gt=0)
     attention_soft_cap: float | None = Field(gt=0)
     logit_soft_cap: float | None = Field(gt=0)
     windows: tuple[PositiveInt | None, ...]
     local_rope: Rope | None
     experts: Experts | None
+    layer_norms: bool = Field(default=False, exclude_if=lambda layer_norms: not layer_norms)
+    qkv_clip: float | None = Field(default=None, gt=0, exclude_if=lambda limit: limit is None)
+    logit_scale: float = Field(default=1.0, gt=0, exclude_if=lambda scale: scale == 1)
+    alibi: bool = Field(default=False, exclude_if=lambda alibi: not alibi)
 
 
 class Architecture(_Section):
@@ -91,7 +120,20 @@ class Architecture(_Section):
     `family` is a label. What is computed is in the other fields: without `variations`, plain Llama.
     """
 
-    family: Literal["llama", "mistral", "mixtral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3"]
+    family: Literal[
+        "llama",
+        "mistral",
+        "mixtral",
+        "qwen2",
+        "qwen3",
+        "phi3",
+        "gemma",
+        "gemma2",
+        "gemma3",
+        "dbrx",
+        "grok-1",
+        "baichuan",
+    ]
     layers: PositiveInt
     hidden_size: PositiveInt
     intermediate_size: PositiveInt
@@ -108,6 +150,9 @@ class Architecture(_Section):
 
     @model_validator(mode="after")
     def _states_a_decoder(self) -> Self:
+        experts = None if self.variations is None else self.variations.experts
+        if self.layers * (1 if experts is None else experts.count) > MAX_FEED_FORWARDS:
+            raise ValueError(f"more than {MAX_FEED_FORWARDS} feed-forward networks")
         if self.variations is None:
             if self.family != "llama":
                 raise ValueError(f"a {self.family} states its variations")
@@ -146,6 +191,10 @@ class Architecture(_Section):
             "soft caps": v.attention_soft_cap is not None or v.logit_soft_cap is not None,
             "sliding windows": any(window is not None for window in v.windows),
             "experts": v.experts is not None,
+            "layer norms": v.layer_norms,
+            "clipped queries, keys and values": v.qkv_clip is not None,
+            "logit scale": v.logit_scale != 1,
+            "linear biases": v.alibi,
         }
         return tuple(name for name, differs in found.items() if differs)
 
@@ -159,7 +208,7 @@ class Quantization(_Section):
     """
 
     mode: Literal["none", "int8", "int4"]
-    method: Literal["round-to-nearest", "gptq"] | None = None
+    method: Literal["round-to-nearest", "gptq", "awq", "compressed-tensors"] | None = None
     group_size: Literal[32, 64, 128, 256] | None = None
     head_group_size: PositiveInt | None = None
     embedding: Literal["none", "int8"] = "none"
@@ -173,8 +222,8 @@ class Quantization(_Section):
             raise ValueError(f"mode {self.mode} states {sorted(needed)}, not {sorted(stated)}")
         if self.mode == "none" and self.embedding != "none":
             raise ValueError("mode none leaves the embedding as it is")
-        if self.mode == "int8" and self.method == "gptq":
-            raise ValueError("method gptq is of mode int4")
+        if self.mode == "int8" and self.method != "round-to-nearest":
+            raise ValueError(f"method {self.method} is of mode int4")
         group_size, head_group_size = self.group_size or 0, self.head_group_size or 2
         if group_size % head_group_size or head_group_size % 2:
             raise ValueError("head_group_size must be even and divide group_size")

@@ -35,6 +35,11 @@ def model_folder(name: str) -> Path:
     return store_folder() / "models" / name.replace("/", "--")
 
 
+def is_stored(name: str) -> bool:
+    """Return whether the store has a checkpoint of this name; of what is no name it has none."""
+    return bool(_NAME.fullmatch(name)) and (model_folder(name) / MANIFEST_FILE).is_file()
+
+
 def resolve(name_or_path: str | Path) -> Path:
     """Return the folder of a checkpoint: `name_or_path` itself, else the one of that name in the store.
 
@@ -59,5 +64,6 @@ def resolve(name_or_path: str | Path) -> Path:
             )
     raise CheckpointError(
         f"there is no checkpoint at {name} nor a model of that name in {store_folder() / 'models'}. "
-        f"Make one: `tandem download` fetches {EMBEDDED_MODEL}, `tandem convert` reads other formats."
+        f"Make one: `tandem download` fetches {EMBEDDED_MODEL} and what `tandem models` lists, `tandem convert` reads "
+        "other formats."
     )

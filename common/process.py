@@ -12,23 +12,19 @@ import grpc
 
 from common.errors import Unavailable
 from common.health import HealthBoard
+from common.telemetry.log_lines import TEXT, lines_of
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-LOG_FORMAT = "%(asctime)s.%(msecs)03d %(levelname)s {service} %(message)s"
 STOP_GRACE_S = 1.0
 
 log = logging.getLogger(__name__)
 
 
-def set_up_logging(service: str, level: str = "INFO") -> None:
-    """Log to stderr, one line an event: time, level, service, message."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=level.upper(),
-        format=LOG_FORMAT.format(service=service),
-        datefmt="%Y-%m-%dT%H:%M:%S",
-        force=True,
-    )
+def set_up_logging(service: str, level: str = "INFO", log_format: str = TEXT) -> None:
+    """Log to stderr, one line an event, as text or as JSON."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(lines_of(service, log_format))
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
 
 
 async def run_until_signalled(

@@ -23,11 +23,14 @@ from common.errors import (
     InvalidRequest,
     NotFound,
     Overloaded,
+    PermissionDenied,
     Refused,
     SettingsError,
     TandemError,
+    Unauthenticated,
     Unavailable,
 )
+from common.telemetry.log_lines import without_words
 
 DOMAIN = "tandem"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -36,6 +39,8 @@ MAX_TEXT_BYTES = 1_000  # clients take 8 KiB of trailers; text may stand in them
 CODES: dict[type[TandemError], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     NotFound: grpc.StatusCode.NOT_FOUND,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -50,7 +55,7 @@ log = logging.getLogger(__name__)
 
 def to_status(error: TandemError) -> tuple[grpc.StatusCode, Status]:
     """Return the code and the google.rpc.Status of `error`, details included."""
-    code = next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), grpc.StatusCode.INTERNAL)
+    code = status_code(error)
     text = _shortened(str(error))
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)]
     if isinstance(error, InvalidRequest):
@@ -65,6 +70,11 @@ def to_status(error: TandemError) -> tuple[grpc.StatusCode, Status]:
     for detail in details:
         status.details.add().Pack(detail)
     return code, status
+
+
+def status_code(error: TandemError) -> grpc.StatusCode:
+    """Return the code that `error` becomes."""
+    return next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), grpc.StatusCode.INTERNAL)
 
 
 def _shortened(text: str) -> str:
@@ -83,7 +93,7 @@ def translated(handler: Handler) -> Handler:
     """Decorate a servicer's method (a coroutine or an async generator) so that its errors become statuses.
 
     TandemError becomes its own status. Anything else but cancellation becomes INTERNAL with a fixed text:
-    what it says stays in the log.
+    its kind and where it came from stay in the log.
     """
     if inspect.isasyncgenfunction(handler):
 
@@ -115,7 +125,7 @@ async def _abort_for(context: Any, error: Exception, handler: Callable[..., Any]
         # What grpc.aio raises from a write to a client that is gone, where the cancellation has not come through yet.
         raise asyncio.CancelledError from error
     if not isinstance(error, TandemError):
-        log.error("%s failed", handler.__qualname__, exc_info=error)
+        log.error("%s failed: %s", handler.__qualname__, without_words(error))
         error = TandemError("internal error")
     await abort(context, error)
 

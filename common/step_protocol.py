@@ -3,7 +3,7 @@
 import struct
 from hashlib import blake2b
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2  # with the noise function, that of common/draft_protocol.py changes as well
 
 
 def plan_hash(epoch: int, step: int, plan: bytes) -> int:

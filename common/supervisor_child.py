@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from common.parent_death import DIE_WITH_PARENT
+from common.telemetry.log_lines import JSON, TEXT, as_json, logs_json
 
 READ_BYTES = 1 << 16
 OUTPUT_AFTER_EXIT_S = 1.0
@@ -85,17 +86,23 @@ class Child:
 
     async def _pass_output_on(self) -> None:
         assert self._process.stdout is not None
-        prefix, rest = f"[{self.name}] ".encode(), b""
+        rest, is_json = b"", logs_json()
+        prefix = f"[{self.name}] ".encode()
+
+        def written(line: bytes) -> bytes:
+            return (as_json(self.name, line) if is_json else prefix + line) + b"\n"
+
         while data := await self._process.stdout.read(READ_BYTES):
             *lines, rest = (rest + data).split(b"\n")
-            _write_to_stderr(b"".join(prefix + line + b"\n" for line in lines))
+            _write_to_stderr(b"".join(map(written, lines)))
         if rest:
-            _write_to_stderr(prefix + rest + b"\n")
+            _write_to_stderr(written(rest))
 
 
 def _logging_alike() -> dict[str, str]:
-    """Return the variable that has one of our commands log as this process does."""
-    return {"TANDEM_LOG_LEVEL": logging.getLevelName(log.getEffectiveLevel()).lower()}
+    """Return the variables that have one of our commands log as this process does."""
+    level = logging.getLevelName(log.getEffectiveLevel()).lower()
+    return {"TANDEM_LOG_LEVEL": level, "TANDEM_LOG_FORMAT": JSON if logs_json() else TEXT}
 
 
 def _write_to_stderr(data: bytes) -> None:

@@ -35,6 +35,7 @@ class Desk:
         self._texts: OrderedDict[Key, Text] = OrderedDict()
         self._num_ids = 0
         self.draining = False
+        self.num_forgotten = 0  # for want of room
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -109,6 +110,7 @@ class Desk:
         """Forget from the least recently used on, but never the one that was just used."""
         while len(self._texts) > self._max_requests or (self._num_ids > MAX_TOTAL_IDS and len(self._texts) > 1):
             self._forget(next(iter(self._texts)))
+            self.num_forgotten += 1
 
     def _forget(self, key: Key) -> None:
         self._num_ids -= self._texts.pop(key).length

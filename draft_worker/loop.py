@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from math import exp
 
+from common.progress import Progress
 from draft_worker.desk import Answer, Desk
 from draft_worker.proposer import Proposer
 from tandem.draft.v1 import draft_service_pb2 as pb
@@ -22,8 +23,8 @@ STOP_GRACE_S = 5.0
 class DraftLoop:
     """Runs a proposer behind a desk. Jobs are posted from any thread; `deliver` is called on the loop's own."""
 
-    def __init__(self, deliver: Deliver, on_failure: Callable[[BaseException], None]) -> None:
-        self._deliver, self._on_failure = deliver, on_failure
+    def __init__(self, deliver: Deliver, on_failure: Callable[[BaseException], None], progress: Progress) -> None:
+        self._deliver, self._on_failure, self._progress = deliver, on_failure, progress
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="draft")
         self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._busy_fraction = 0.0
@@ -55,7 +56,10 @@ class DraftLoop:
     def _serve(self, desk: Desk, proposer: Proposer) -> None:
         can_work = False
         while True:
+            if not can_work:
+                self._progress.rest()
             jobs = self._taken(wait_for_one=not can_work)
+            self._progress.advance()
             self._note_time(busy=False)
             answers: list[Answer] = []
             for job in jobs:

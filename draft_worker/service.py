@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
@@ -12,11 +13,15 @@ import grpc
 
 from common.draft_protocol import PROTOCOL_VERSION
 from common.errors import Refused, Unavailable
+from common.progress import Progress
 from common.status import translated
+from common.telemetry.tracer import OFF, Tracer
 from draft_worker.desk import Answer, Desk
 from draft_worker.loop import DraftLoop
 from draft_worker.messages import Events, read_events
+from draft_worker.metrics import DraftMetrics
 from draft_worker.proposer import About, Proposer
+from draft_worker.request_spans import RequestSpans
 from draft_worker.session import Session
 from tandem.draft.v1 import draft_service_pb2 as pb
 from tandem.draft.v1 import draft_service_pb2_grpc
@@ -30,11 +35,21 @@ OURSELVES = 0
 class DraftService(draft_service_pb2_grpc.DraftServiceServicer):
     """Answers any number of gateways, each on a stream of its own."""
 
-    def __init__(self, max_requests: int, max_count: int, on_failure: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self,
+        max_requests: int,
+        max_count: int,
+        on_failure: Callable[[BaseException], None],
+        progress: Progress | None = None,
+        metrics: DraftMetrics | None = None,
+        tracer: Tracer = OFF,
+    ) -> None:
         """To be made on the event loop. `on_failure` is called there with what ended the drafting thread."""
         self._max_requests, self._max_count = max_requests, max_count
+        self._metrics, self._tracer = metrics, tracer
         self._events = asyncio.get_running_loop()
-        self._loop = DraftLoop(self._deliver, lambda error: self._on_events(on_failure, error))
+        progress = progress or Progress(math.inf)
+        self._loop = DraftLoop(self._deliver, lambda error: self._on_events(on_failure, error), progress)
         self._sessions: dict[int, Session] = {}
         self._numbers = itertools.count(1)
         self._about: About | None = None
@@ -47,13 +62,18 @@ class DraftService(draft_service_pb2_grpc.DraftServiceServicer):
 
         def make() -> tuple[Desk, Proposer]:
             proposer = make_proposer()
-            return Desk(proposer, self._max_requests, self._max_count), proposer
+            desk = Desk(proposer, self._max_requests, self._max_count)
+            if self._metrics is not None:
+                self._metrics.watch(desk)
+            return desk, proposer
 
         def on_ready(proposer: Proposer) -> None:
             self._on_events(ready.set_result, proposer.about)
 
         self._loop.start(make, on_ready)
         self._about = await ready
+        if self._metrics is not None:
+            self._metrics.loaded(self._about)
         return self._about
 
     async def drain(self) -> None:
@@ -89,7 +109,7 @@ class DraftService(draft_service_pb2_grpc.DraftServiceServicer):
             return
         self._check(first)
         info = await self._info()
-        session = Session(next(self._numbers), first.attach.target_hash)
+        session = Session(next(self._numbers), first.attach.target_hash, RequestSpans(self._tracer))
         self._sessions[session.number] = session
         reader = asyncio.create_task(self._read(request_iterator, session))
         try:
@@ -99,6 +119,7 @@ class DraftService(draft_service_pb2_grpc.DraftServiceServicer):
             await reader  # raises what ended it
         finally:
             reader.cancel()
+            session.spans.lose()
             del self._sessions[session.number]
             self._loop.post(lambda desk: desk.end(session.number))
 
@@ -111,6 +132,7 @@ class DraftService(draft_service_pb2_grpc.DraftServiceServicer):
                 if request.WhichOneof("message") != "batch":
                     raise Refused("BAD_MESSAGE", "after its attach a stream carries batches only")
                 events = read_events(request.batch, read_ns, self._about.vocabulary_size)
+                session.spans.heard(request.batch, read_ns)
                 await session.room.acquire()
                 self._loop.post(partial(self._take, session, events))
         finally:
@@ -170,12 +192,15 @@ class DraftService(draft_service_pb2_grpc.DraftServiceServicer):
         self._on_events(self._hand_out, answers, load)
 
     def _hand_out(self, answers: list[Answer], load: pb.Load) -> None:
+        if self._metrics is not None:
+            self._metrics.answered(answers, load)
         proposals = defaultdict[int, list[pb.Proposal]](list)
         for number, proposal in answers:
             proposals[number] += [proposal] if proposal is not None else []
         for number, theirs in proposals.items():
             if session := self._sessions.get(number):
                 session.put(theirs, load)
+                session.spans.answered(theirs)
         if load.draining and not load.waiting:
             self._drained.set()
         if OURSELVES in proposals:

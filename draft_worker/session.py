@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 
+from draft_worker.request_spans import RequestSpans
 from tandem.draft.v1 import draft_service_pb2 as pb
 
 # Batches that were read and not applied yet; then reading pauses.
@@ -15,8 +16,8 @@ MAX_UNSENT_PROPOSALS = 4096
 class Session:
     """The worker's end of one stream. All calls come from the event loop."""
 
-    def __init__(self, number: int, target_hash: str) -> None:
-        self.number, self.target_hash = number, target_hash
+    def __init__(self, number: int, target_hash: str, spans: RequestSpans) -> None:
+        self.number, self.target_hash, self.spans = number, target_hash, spans
         self.room = asyncio.Semaphore(MAX_UNAPPLIED_BATCHES)
         self._proposals: deque[pb.Proposal] = deque(maxlen=MAX_UNSENT_PROPOSALS)
         self._load: pb.Load | None = None

@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from common.settings import Settings
+from common.service_settings import ServiceSettings
 
 
-class DraftSettings(Settings):
+class DraftSettings(ServiceSettings):
     """Settings of one draft worker."""
 
     proposer: Literal["model", "ngram"] = Field(
@@ -16,6 +16,9 @@ class DraftSettings(Settings):
     )
     model: Path | None = Field(default=None, description="folder of the draft's checkpoint, for --proposer model")
     listen: str = Field(default="127.0.0.1:50070", description="address to serve on, host:port or unix:/path")
+    metrics_listen: str = Field(
+        default="", description="address of the HTTP endpoint that Prometheus scrapes, host:port; empty for none"
+    )
     device: str = Field(default="cpu", description="torch device: cpu, cuda, cuda:1, ...")
     dtype: Literal["float32", "bfloat16"] = Field(default="bfloat16", description="type of weights and KV cache")
     threads: PositiveInt | None = Field(default=None, description="CPU threads of the model; default: all cores")

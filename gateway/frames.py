@@ -45,9 +45,14 @@ def encode_plan(plan: StepPlan, lengths: ListLengths) -> bytes:
     return message.SerializeToString()
 
 
+def encode_closes(closes: Iterable[int]) -> bytes:
+    """Return the serialised Plan of a step that runs nothing and has the ranks forget these sequences."""
+    return pb.Plan(closes=_u32(closes)).SerializeToString()
+
+
 def _open(sequence: Sequence) -> pb.SequenceOpen:
     if sequence.kind is Kind.SCORE:
-        return pb.SequenceOpen(sequence=sequence.number, repetition_penalty=1.0)
+        return pb.SequenceOpen(sequence=sequence.number, repetition_penalty=1.0, traceparent=sequence.traceparent)
     params: SamplingParams = sequence.params
     return pb.SequenceOpen(
         sequence=sequence.number,
@@ -60,6 +65,7 @@ def _open(sequence: Sequence) -> pb.SequenceOpen:
         bias_values=to_wire(list(params.logit_bias.values()), F32),
         prompt_length=sequence.prompt_length,
         history=to_wire(sequence.token_ids, I32) if params.has_penalties else b"",
+        traceparent=sequence.traceparent,
     )
 
 

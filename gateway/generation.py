@@ -62,9 +62,15 @@ class Generation:
         """Length of the list of best tokens that the next draw needs; it grows when records did not decide."""
         return self.params.num_top_wanted(self.whole_row_fallbacks)
 
+    @property
+    def failed(self) -> bool:
+        """Whether the stream ends with an error."""
+        return self._error is not None
+
     def accept(self, token_id: int, logprobs: TokenLogprobs | None, is_draft: bool = False) -> bool:
         """Take the next token, which a draft may have proposed; returns whether the stream ends with it."""
-        self.waterfall.token(time.perf_counter_ns())
+        now_ns = time.perf_counter_ns()
+        self.waterfall.token(now_ns)
         reason = self.stop.token_ends(token_id)
         if reason is not None:
             self._end(Finish(reason, stop_token_id=token_id))
@@ -82,6 +88,7 @@ class Generation:
             self.finish = Finish(FinishReason.STOP_STRING, stop_string=new.stop_string)
         elif self.completion_tokens >= self.stop.max_new_tokens:
             self._end(Finish(FinishReason.LENGTH))
+        self.waterfall.detokenize_ns += time.perf_counter_ns() - now_ns
         self._changed.set()
         return self.finish is not None
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -10,24 +11,35 @@ from google.protobuf.message import DecodeError, Message
 
 from common.errors import DeadlineExceeded, InvalidRequest
 from common.status import translated
+from common.telemetry.tracer import OFF, Tracer
+from gateway.metrics.call_metrics import CallMetrics
+from gateway.request_trace import RequestTrace
 from gateway.service import InferenceService
 from tandem.v1 import inference_service_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["InferenceService"]
 
 
-def register(service: InferenceService, server: grpc.aio.Server, write_timeout_s: float) -> None:
+def register(
+    service: InferenceService,
+    server: grpc.aio.Server,
+    write_timeout_s: float,
+    metrics: CallMetrics | None = None,
+    tracer: Tracer = OFF,
+) -> None:
     """Add every method of the public contract to `server`. A stream whose client takes nothing for
-    `write_timeout_s` is ended."""
+    `write_timeout_s` is ended. Calls are counted in `metrics`, and each is a span of `tracer`."""
+    counted = metrics.counted if metrics is not None else lambda _, handler: handler
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for name, method in SERVICE.methods_by_name.items():
-        call = Call(getattr(service, name), getattr(pb, method.input_type.name), write_timeout_s)
+        begin = functools.partial(RequestTrace, tracer, f"{SERVICE.full_name}/{name}")
+        call = Call(getattr(service, name), getattr(pb, method.input_type.name), write_timeout_s, begin)
         serializer = getattr(pb, method.output_type.name).SerializeToString
         if method.server_streaming:
-            stream = functools.partial(Call.stream, call)
+            stream = counted(name, functools.partial(Call.stream, call))
             handlers[name] = grpc.unary_stream_rpc_method_handler(stream, response_serializer=serializer)
         else:
-            unary = functools.partial(Call.unary, call)
+            unary = counted(name, functools.partial(Call.unary, call))
             handlers[name] = grpc.unary_unary_rpc_method_handler(unary, response_serializer=serializer)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE.full_name, handlers),))
 
@@ -38,7 +50,14 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class Call:
     """One method of the contract, from bytes to messages; the border at which errors become statuses."""
 
-    def __init__(self, method: Any, request_type: type[Message], write_timeout_s: float) -> None:
+    def __init__(
+        self,
+        method: Any,
+        request_type: type[Message],
+        write_timeout_s: float,
+        begin: Callable[[Context], RequestTrace],
+    ) -> None:
+        self._begin = begin
         self._method = method
         self._request_type = request_type
         self._write_timeout_s = write_timeout_s
@@ -46,19 +65,21 @@ class Call:
     @translated
     async def unary(self, data: bytes, context: Context) -> Message:
         """Answer with one message."""
-        response: Message = await self._method(self._parse(data), context)
-        return response
+        with self._begin(context) as trace:
+            response: Message = await self._method(self._parse(data), context, trace)
+            return response
 
     @translated
     async def stream(self, data: bytes, context: Context) -> None:
         """Answer with a stream of messages."""
-        async with aclosing(self._method(self._parse(data), context)) as responses:
-            async for response in responses:
-                try:
-                    async with asyncio.timeout(self._write_timeout_s):
-                        await context.write(response)
-                except TimeoutError:
-                    raise DeadlineExceeded(f"nothing was read for {self._write_timeout_s:g} s") from None
+        with self._begin(context) as trace:
+            async with aclosing(self._method(self._parse(data), context, trace)) as responses:
+                async for response in responses:
+                    try:
+                        async with asyncio.timeout(self._write_timeout_s):
+                            await context.write(response)
+                    except TimeoutError:
+                        raise DeadlineExceeded(f"nothing was read for {self._write_timeout_s:g} s") from None
 
     def _parse(self, data: bytes) -> Message:
         try:

@@ -12,8 +12,10 @@ from gateway.waterfall import Waterfall
 class Scoring:
     """The likelihoods of the tokens of one text, from position `first` (at least 1) on."""
 
-    def __init__(self, token_ids: Seq[int], first: int, top_logprobs: int, waterfall: Waterfall) -> None:
-        self.sequence = Sequence(tenant="", prompt_ids=token_ids, max_new_tokens=0, kind=Kind.SCORE, first_scored=first)
+    def __init__(
+        self, token_ids: Seq[int], first: int, top_logprobs: int, waterfall: Waterfall, tenant: str = ""
+    ) -> None:
+        self.sequence = Sequence(tenant, token_ids, max_new_tokens=0, kind=Kind.SCORE, first_scored=first)
         self.top_logprobs = top_logprobs
         self.waterfall = waterfall
         self._missing = len(token_ids) - first

@@ -11,6 +11,7 @@ import grpc
 from common.channel import INTERNAL_MESSAGE_BYTES, open_channel
 from common.errors import Refused, Unavailable
 from common.step_protocol import PROTOCOL_VERSION, plan_hash, ran_hash
+from common.tls import ClientTls
 from tandem.shard.v1 import shard_service_pb2 as pb
 
 RUN = "/tandem.shard.v1.ShardService/Run"
@@ -55,9 +56,9 @@ class GroupInfo:
 class RankLink:
     """The step stream to one rank."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, tls: ClientTls | None = None) -> None:
         self.address = address
-        self._channel = open_channel(address, max_message_bytes=INTERNAL_MESSAGE_BYTES)
+        self._channel = open_channel(address, INTERNAL_MESSAGE_BYTES, tls=tls)
         self._get_info = self._channel.unary_unary(
             GET_INFO,
             request_serializer=pb.GetInfoRequest.SerializeToString,
@@ -105,12 +106,20 @@ class ShardGroup:
         self.info = info
 
     @classmethod
-    async def attach(cls, addresses: Sequence[str], checkpoint_hash: str, step_timeout_s: float) -> "ShardGroup":
+    async def attach(
+        cls,
+        addresses: Sequence[str],
+        checkpoint_hash: str,
+        step_timeout_s: float,
+        tls: ClientTls | None = None,
+        only_if_free: bool = False,
+    ) -> "ShardGroup":
         """Connect to all ranks, check that they are one group with our checkpoint, and take them over.
 
-        Raises Unavailable when a rank is not there, Refused when the ranks do not fit together.
+        Raises Unavailable when a rank is not there or, with `only_if_free`, another gateway holds it; Refused when the
+        ranks do not fit together or are about to stop.
         """
-        links = [RankLink(address) for address in addresses]
+        links = [RankLink(address, tls) for address in addresses]
         try:
             infos = await _all(link.get_info() for link in links)
             info = GroupInfo(epoch=infos[0].epoch, ranks=tuple(infos))
@@ -120,11 +129,14 @@ class ShardGroup:
                 epoch=info.epoch,
                 fence=time.time_ns(),
                 checkpoint_hash=checkpoint_hash,
+                only_if_free=only_if_free,
             )
             request = pb.RunRequest(attach=attach).SerializeToString()
             for link in links:
                 link.open()
-            await _all(link.exchange(request) for link in links)
+            # Whoever gets the first rank gets all: two gateways never hold a part each.
+            await links[0].exchange(request)
+            await _all(link.exchange(request) for link in links[1:])
         except grpc.aio.AioRpcError as error:
             await _close(links)
             raise Unavailable(_reason(error)) from error
@@ -159,6 +171,13 @@ class ShardGroup:
         answers = await self._exchange(pb.RunRequest(resolve=request))
         return [answer.resolved for answer in answers]
 
+    async def is_draining(self) -> bool:
+        """Whether a rank is about to stop; False where one does not answer, of which the next step will tell."""
+        try:
+            return any(info.draining for info in await _all(link.get_info() for link in self._links))
+        except grpc.aio.AioRpcError:
+            return False
+
     async def close(self) -> None:
         """End all streams."""
         await _close(self._links)
@@ -176,6 +195,8 @@ class ShardGroup:
 
 def _check_group(info: GroupInfo, checkpoint_hash: str) -> None:
     for index, rank in enumerate(info.ranks):
+        if rank.draining:
+            raise Refused("DRAINING", f"rank {index} is about to stop")
         expected = {
             "protocol_version": PROTOCOL_VERSION,
             "epoch": info.epoch,

@@ -6,11 +6,16 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 
-from common.errors import Refused, RequestFailed, TandemError, Unavailable
+from common.errors import Refused, RequestFailed, Unavailable
 from common.health import HealthBoard
+from common.progress import Progress
+from common.telemetry.tracer import OFF, Tracer
 from gateway.decision import Decision, Job
-from gateway.frames import encode_plan
+from gateway.frames import encode_closes, encode_plan
 from gateway.generation import Generation
+from gateway.group_keeper import GroupKeeper
+from gateway.metrics.gateway_metrics import GatewayMetrics
+from gateway.rank_groups import RankGroups
 from gateway.scheduling.admission import BatchLimits
 from gateway.scheduling.block_pool import BlockPool
 from gateway.scheduling.plan import StepPlan
@@ -21,9 +26,11 @@ from gateway.scheduling.sequence import Sequence
 from gateway.settings import GatewaySettings
 from gateway.shard_group import GroupInfo, ShardGroup
 from gateway.speculation.speculator import Speculator
+from gateway.step_spans import StepSpans
 from gateway.waterfall import RankTimes, StepTimes
 
-ATTACH_PAUSE_S = 0.1
+# Ranks that trace learn without a next step that a request is over, after so long.
+IDLE_PAUSE_S = 0.05
 MAX_CRASHES = 3
 log = logging.getLogger(__name__)
 
@@ -31,27 +38,34 @@ log = logging.getLogger(__name__)
 class StepLoop:
     """Runs every job's sequence, one step after the other. All calls come from the event loop's thread.
 
-    A lost rank group ends no stream: its sequences wait, the loop attaches to the next formation, and what was
-    committed is computed again.
+    A rank group that is lost, or left for another because it is about to stop, ends no stream: its sequences wait, the
+    loop attaches to the next, and what was committed is computed again.
     """
 
     def __init__(
         self,
         settings: GatewaySettings,
-        checkpoint_hash: str,
+        groups: RankGroups,
         health: HealthBoard,
         speculator: Speculator | None = None,
+        metrics: GatewayMetrics | None = None,
+        tracer: Tracer = OFF,
     ) -> None:
         self._settings = settings
-        self._checkpoint_hash = checkpoint_hash
+        self.progress = Progress(settings.step_timeout_s + settings.stall_timeout_s)
         self._health = health
         self._speculator = speculator
+        self._metrics = metrics
+        self.losses = 0  # of rank groups
+        self._traces = tracer.is_on
+        self._step_spans = StepSpans(tracer, settings.trace_every_steps)
         self._scheduler: Scheduler | None = None
-        self._group: ShardGroup | None = None
+        self._max_step_tokens = 0  # of the scheduler's plans
+        self._work = asyncio.Event()
+        self._keeper = GroupKeeper(groups, self._check, self._work.set)
         self._draining = False
         self._jobs: dict[Sequence, Job] = {}
         self._crashes: Counter[Sequence] = Counter()  # lost steps in a row that held the sequence
-        self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -61,6 +75,21 @@ class StepLoop:
         if self._group is None:
             raise Unavailable("the ranks are not ready")
         return self._group.info
+
+    @property
+    def scheduler(self) -> Scheduler | None:
+        """What plans the steps, None before the first rank group."""
+        return self._scheduler
+
+    @property
+    def known_group(self) -> GroupInfo | None:
+        """The attached rank group, None while there is none."""
+        group = self._group
+        return group.info if group is not None else None
+
+    @property
+    def _group(self) -> ShardGroup | None:
+        return self._keeper.group
 
     @property
     def max_draft_tokens(self) -> int:
@@ -89,6 +118,8 @@ class StepLoop:
         """Forget a job, finished or not. Its blocks are free once the step that uses them is over."""
         if self._jobs.pop(job.sequence, None) is not None and self._scheduler is not None:
             self._scheduler.cancel(job.sequence)
+            if self._metrics is not None:
+                self._metrics.requests.ended(job)
         if self._speculator is not None and isinstance(job, Generation):
             self._speculator.end(job)
         if not self._jobs:
@@ -98,71 +129,88 @@ class StepLoop:
         """Refuse new jobs and return when the running ones are done."""
         self._draining = True
         await self._idle.wait()
+        while self._ranks_are_not_told:  # noqa: ASYNC110  # the loop that tells them may be away
+            await asyncio.sleep(IDLE_PAUSE_S / 5)
+
+    @property
+    def _ranks_are_not_told(self) -> bool:
+        """Whether ranks that trace do not know yet that some requests are over."""
+        has_closes = self._scheduler is not None and bool(self._scheduler.closes)
+        return self._traces and self._group is not None and has_closes
 
     async def run(self) -> None:
-        """Attach, serve, and start over when the group is lost; ends only by cancellation."""
+        """Attach, serve, and start over when the group is lost or left; ends only by cancellation."""
         drafting = asyncio.create_task(self._speculator.run()) if self._speculator is not None else None
         try:
             while True:
-                self._group = await self._attach()
+                group = await self._keeper.acquire()
+                self._take(group.info)
                 await self._health.set_serving(True)
+                watching = asyncio.create_task(self._keeper.watch())
                 try:
-                    await self._serve(self._group)
+                    await self._serve(group)
+                    log.info("the rank group is about to stop: leaving it")
                 except (Unavailable, Refused) as error:
+                    self.losses += 1
                     log.error("rank group lost: %s", error)
-                await self._lose_group()
+                finally:
+                    watching.cancel()
+                    await asyncio.wait([watching])
+                self.progress.rest()  # what waits for ranks is no reason to end this process
+                left = self._keeper.let_go()
+                await self._health.set_serving(self._group is not None)
+                await left.close()
         finally:
             if drafting is not None:
                 drafting.cancel()
                 await asyncio.wait([drafting])
-            if self._group is not None:
-                await self._group.close()
+            await self._keeper.close()
 
-    async def _attach(self) -> ShardGroup:
-        """Try until all ranks are there; log each new reason why they are not."""
-        told: set[str] = set()
-        while True:
-            try:
-                group = await ShardGroup.attach(
-                    self._settings.ranks, self._checkpoint_hash, self._settings.step_timeout_s
-                )
-                self._take(group.info)
-            except TandemError as error:
-                if str(error) not in told:
-                    told.add(str(error))
-                    log.info("waiting for the ranks: %s", error)
-                await asyncio.sleep(ATTACH_PAUSE_S)
-            else:
-                log.info("attached to %d ranks, %d KV blocks", len(group.info.ranks), group.info.num_blocks)
-                return group
+    def _check(self, info: GroupInfo) -> None:
+        """Raise Refused for a group that cannot run the steps that are planned."""
+        if info.max_step_tokens < self._max_step_tokens:
+            taken, planned = info.max_step_tokens, self._max_step_tokens
+            raise Refused("WRONG_GROUP", f"the ranks take {taken} tokens a step, but {planned} are planned")
 
     def _take(self, info: GroupInfo) -> None:
         """Fit the scheduler to a new group."""
         if self._scheduler is None:
             self._scheduler = self._make_scheduler(info)
             return
-        for misfit in self._scheduler.on_group_lost(info.num_blocks):
-            self._jobs.pop(misfit).fail(Unavailable("the ranks came back with too small a KV cache"))
-
-    async def _lose_group(self) -> None:
-        await self._health.set_serving(False)
-        group, self._group = self._group, None
-        assert group is not None
-        await group.close()
+        for misfit in self._scheduler.on_group_lost(BlockPool(info.num_blocks, info.block_size_tokens)):
+            self._jobs[misfit].fail(Unavailable("the ranks came back with too small a KV cache"))
 
     async def _serve(self, group: ShardGroup) -> None:
+        """Run steps until the group may be left. Raises Unavailable or Refused when it is lost."""
         scheduler = self._scheduler
         assert scheduler is not None
         while True:
+            self.progress.advance()
+            self._work.clear()  # what comes from here on is seen at the next turn
+            if self._keeper.may_leave(scheduler.idle):
+                return
             if self._speculator is not None:
                 await self._speculator.propose()
             began_ns = time.perf_counter_ns()
             plan = scheduler.plan()
             if plan is None:
-                self._work.clear()
-                await self._work.wait()
+                self.progress.rest()
+                await self._rest(group, scheduler)
                 continue
             await self._step(group, scheduler, plan, began_ns)
+
+    async def _rest(self, group: ShardGroup, scheduler: Scheduler) -> None:
+        """Wait for work. Ranks that trace are told soon who is over; others with the next step."""
+        if self._ranks_are_not_told:
+            try:
+                async with asyncio.timeout(IDLE_PAUSE_S):
+                    await self._work.wait()
+            except TimeoutError:
+                closes = list(scheduler.closes)
+                await group.run(encode_closes(closes))
+                del scheduler.closes[: len(closes)]
+            return
+        await self._work.wait()
 
     async def _step(self, group: ShardGroup, scheduler: Scheduler, plan: StepPlan, began_ns: int) -> None:
         jobs = [self._jobs.get(row.sequence) for row in plan.rows]
@@ -194,9 +242,12 @@ class StepLoop:
         scheduler.run_ahead.observe(hop_ns * 1e-9, times.work_ns * 1e-9)
         if self._speculator is not None:
             self._speculator.observe(plan, jobs, outcomes, times)
+        if self._metrics is not None:
+            self._metrics.steps.ran(plan, jobs, times, decided_ns - answered_ns)
         for job in jobs:
             if job is not None:
                 job.waterfall.add_step(times, decided_ns - answered_ns)
+        self._step_spans.observe(plan, jobs, times, began_ns, decided_ns - answered_ns)
 
     def _blame(self, jobs: Iterable[Job | None]) -> None:
         """Fail the requests that were in every one of the last lost steps: one of them may be what kills the ranks."""
@@ -210,7 +261,7 @@ class StepLoop:
 
     def _make_scheduler(self, info: GroupInfo) -> Scheduler:
         settings = self._settings
-        max_step_tokens = min(settings.max_step_tokens, info.max_step_tokens)
+        max_step_tokens = self._max_step_tokens = min(settings.max_step_tokens, info.max_step_tokens)
         return Scheduler(
             BlockPool(info.num_blocks, info.block_size_tokens),
             PrefillPacer(settings.decode_slowdown_limit, max_step_tokens),

@@ -1,7 +1,7 @@
 """Where a request's time goes: what the step loop adds up for each request it serves."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tandem.v1 import inference_service_pb2 as pb
 
@@ -42,6 +42,17 @@ class StepTimes:
 
 
 @dataclass
+class HopSums:
+    """The gateway's view of its steps, summed up."""
+
+    steps: int = 0
+    plan_ns: int = 0
+    round_trip_ns: int = 0
+    wire_ns: int = 0
+    decide_ns: int = 0
+
+
+@dataclass
 class Waterfall:
     """The clock of one request. All times are monotonic, of this process."""
 
@@ -51,11 +62,11 @@ class Waterfall:
     first_step_ns: int = 0
     first_token_ns: int = 0
     last_token_ns: int = 0
-    steps: int = 0
-    _plan_ns: int = 0
-    _round_trip_ns: int = 0
-    _wire_ns: int = 0
-    _decide_ns: int = 0
+    counted_tokens: int = 0  # what metrics have seen: tokens sent, and the time of the last one
+    counted_until_ns: int = 0
+    detokenize_ns: int = 0  # a part of decide_ns
+    hops: HopSums = field(default_factory=HopSums)
+    first_token_hops: HopSums | None = None  # the steps up to the one that drew the first token
     _ranks: list[list[int]] = field(default_factory=list)
 
     def begin_step(self, now_ns: int) -> None:
@@ -64,11 +75,13 @@ class Waterfall:
 
     def add_step(self, times: StepTimes, decide_ns: int) -> None:
         """Add a step that held a row of the request, and the gateway's own time after its answers."""
-        self.steps += 1
-        self._plan_ns += times.plan_ns
-        self._round_trip_ns += times.round_trip_ns
-        self._wire_ns += times.wire_ns
-        self._decide_ns += decide_ns
+        self.hops.steps += 1
+        self.hops.plan_ns += times.plan_ns
+        self.hops.round_trip_ns += times.round_trip_ns
+        self.hops.wire_ns += times.wire_ns
+        self.hops.decide_ns += decide_ns
+        if self.first_token_ns and self.first_token_hops is None:
+            self.first_token_hops = replace(self.hops)
         if not self._ranks:
             self._ranks = [[0, 0, 0, 0, 0] for _ in times.ranks]
         for total, rank in zip(self._ranks, times.ranks, strict=False):
@@ -94,12 +107,12 @@ class Waterfall:
             decode_ns=_span(self.first_token_ns, self.last_token_ns),
             time_to_first_token_ns=_span(self.arrived_ns, first_token_ns),
             total_ns=now_ns - self.arrived_ns,
-            steps=self.steps,
+            steps=self.hops.steps,
             hops=pb.StepTimings(
-                plan_ns=self._plan_ns,
-                round_trip_ns=self._round_trip_ns,
-                wire_ns=self._wire_ns,
-                decide_ns=self._decide_ns,
+                plan_ns=self.hops.plan_ns,
+                round_trip_ns=self.hops.round_trip_ns,
+                wire_ns=self.hops.wire_ns,
+                decide_ns=self.hops.decide_ns,
             ),
             ranks=[
                 pb.RankTimings(

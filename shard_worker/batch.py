@@ -73,6 +73,7 @@ def _bucket(
     return RowBucket(
         tokens_Bn=_to(tokens_Bn, device),
         slots_BL=_to(slots_BL, device),
+        positions_Bn=_to(last_visible_Bn1[:, :, 0], device),
         mask_BnL=mask_BnL(np.zeros_like(last_visible_Bn1)),
         windowed={window: mask_BnL(last_visible_Bn1 - window + 1) for window in windows},
     )

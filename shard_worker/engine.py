@@ -126,6 +126,8 @@ class Engine:
         began_ns = time.perf_counter_ns()
         rows = read_rows(plan, self._bounds)
         self._open_and_close(plan, rows)
+        if not len(rows.lengths_R):
+            return self._nothing_run(read_ns, began_ns)
         computed = step_logits(self._forward, rows, self._run_ahead.take())
         sampled = self._sample(rows, plan, computed.sampled_PV)
         scored = self._score(rows, plan, computed.scored_SM)
@@ -135,6 +137,14 @@ class Engine:
         result.encode_ns = time.perf_counter_ns() - computed_ns
         self._run_ahead.note(rows, result, plan.num_noised)
         self._fill_times(result, read_ns, began_ns, computed.used)
+        return result
+
+    def _nothing_run(self, read_ns: int, began_ns: int) -> pb.StepResult:
+        """Return the answer to a plan that only closes sequences."""
+        self._last_step = None
+        self._run_ahead.clear()
+        result = pb.StepResult()
+        self._fill_times(result, read_ns, began_ns, None)
         return result
 
     @torch.inference_mode()

@@ -107,7 +107,7 @@ def read_rows(plan: pb.Plan, bounds: Bounds) -> Rows:
         run_ahead_R=counts("row_run_ahead") if plan.row_run_ahead else np.zeros(count, dtype=np.int64),
     )
     reach = rows.ends_R + rows.run_ahead_R
-    _require(count > 0, "no rows")
+    _require(count > 0 or len(plan.closes) > 0, "no rows")
     _require(len(np.unique(rows.sequences_R)) == count, "two rows share a sequence")
     _require(bool((rows.lengths_R > 0).all()), "a row without token ids")
     _require(rows.lengths_R.sum() == len(rows.ids_N), "token_ids do not match row_lengths")

@@ -14,9 +14,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from common.channel import open_channel
 from common.errors import SettingsError, Unavailable
+from common.listening import refuse_plaintext_port
 from common.settings_sources import resolve
 from common.supervisor import ChildEnded, Stage, Stopped, supervised
 from common.supervisor_child import ChildCommand
+from common.tls import ClientTls, TlsFiles
 from shard_worker.rank_host_settings import RankHostSettings
 from shard_worker.settings import ShardSettings
 
@@ -38,7 +40,7 @@ async def serve(settings: RankHostSettings, environ: Mapping[str, str]) -> int:
         await _names_resolve(settings)
         try:
             async with supervised([stage]) as supervisor:
-                await supervisor.while_running(_watch_other_hosts(settings))
+                await supervisor.while_running(_watch_other_hosts(settings, _tls(settings, environ)))
         except Stopped:
             log.info("stopped")
             return 0
@@ -70,11 +72,27 @@ def plan_ranks(settings: RankHostSettings, environ: Mapping[str, str], folder: P
             if single
             else f"tcp://{settings.hosts[0]}:{settings.rendezvous_port}",
         }
-        drain_budget_s = resolve(ShardSettings, "TANDEM_SHARD", flags, environ).drain_budget_s
+        if settings.metrics_port is not None:
+            flags["metrics_listen"] = f"{settings.bind}:{settings.metrics_port + local}"
+        if settings.health_port is not None and local == 0:
+            flags["health_listen"] = f"{settings.bind}:{settings.health_port}"
+        rank_settings = resolve(ShardSettings, "TANDEM_SHARD", flags, environ)
+        try:
+            refuse_plaintext_port(rank_settings.listen, rank_settings)
+        except SettingsError as error:
+            raise SettingsError(f"{error} (ranks take these as TANDEM_SHARD_*, or from its settings file)") from error
+        drain_budget_s = rank_settings.drain_budget_s
         line = [sys.executable, "-m", "common.cli.main", "serve", "shard"]
-        line += [part for name, value in flags.items() for part in (f"--{name}", str(value))]
+        line += [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", str(value))]
         commands.append(ChildCommand(f"rank {rank}", tuple(line)))
     return Stage(commands, drain_budget_s + STOP_MARGIN_S)
+
+
+def _tls(settings: RankHostSettings, environ: Mapping[str, str]) -> ClientTls | None:
+    """Return how the ranks of this host would speak to those of another; None in plaintext."""
+    rank = resolve(ShardSettings, "TANDEM_SHARD", {}, environ)
+    files = TlsFiles(rank.tls_cert, rank.tls_key, rank.tls_ca)
+    return ClientTls(files, settings.tls_name) if rank.tls_cert is not None else None
 
 
 async def _names_resolve(settings: RankHostSettings) -> None:
@@ -95,14 +113,16 @@ async def _names_resolve(settings: RankHostSettings) -> None:
             await asyncio.sleep(RESOLVE_PAUSE_S)
 
 
-async def _watch_other_hosts(settings: RankHostSettings) -> None:
+async def _watch_other_hosts(settings: RankHostSettings, tls: ClientTls | None) -> None:
     """Once our own group is formed, raise Unavailable as soon as another host's ranks no longer serve."""
-    await _until_serving("127.0.0.1" if settings.bind == "0.0.0.0" else settings.bind, settings.port)
+    # The certificate is for the host's name, where it has one.
+    own = settings.hosts[settings.host] if tls is not None and len(settings.hosts) > 1 else settings.bind
+    await _until_serving("127.0.0.1" if own == "0.0.0.0" else own, settings.port, tls)
     others = [name for number, name in enumerate(settings.hosts) if number != settings.host]
     if not others:
         await asyncio.Event().wait()
     log.info("watching the other hosts of the group: %s", ", ".join(others))
-    watches = [asyncio.create_task(_watch(name, settings.port)) for name in others]
+    watches = [asyncio.create_task(_watch(name, settings.port, tls)) for name in others]
     try:
         ended, _ = await asyncio.wait(watches, return_when=asyncio.FIRST_COMPLETED)
         ended.pop().result()
@@ -112,10 +132,10 @@ async def _watch_other_hosts(settings: RankHostSettings) -> None:
         await asyncio.wait(watches)
 
 
-async def _watch(host: str, port: int) -> NoReturn:
+async def _watch(host: str, port: int, tls: ClientTls | None) -> NoReturn:
     """Raise Unavailable when the host's first rank is gone, or stops serving after it did."""
     served = False
-    async with open_channel(f"{host}:{port}") as channel:
+    async with open_channel(f"{host}:{port}", tls=tls) as channel:
         try:
             async for answer in health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()):
                 if served and answer.status != SERVING:
@@ -126,10 +146,10 @@ async def _watch(host: str, port: int) -> NoReturn:
     raise Unavailable(f"host {host} of the group stops serving")
 
 
-async def _until_serving(host: str, port: int) -> None:
+async def _until_serving(host: str, port: int, tls: ClientTls | None) -> None:
     """Return once the server says SERVING, however often it has to be asked."""
     while True:
-        async with open_channel(f"{host}:{port}") as channel:
+        async with open_channel(f"{host}:{port}", tls=tls) as channel:
             try:
                 async for answer in health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()):
                     if answer.status == SERVING:

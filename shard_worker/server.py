@@ -7,9 +7,13 @@ import sys
 from collections.abc import Callable
 
 from common.health import HealthBoard
-from common.listening import failure, worker_server
+from common.listening import failure, health_port, worker_server
 from common.process import run_until_signalled
+from common.progress import Progress
+from common.telemetry.metrics_export import exported, is_read
+from common.telemetry.setup import set_up_tracing
 from shard_worker.engine import Engine
+from shard_worker.metrics import RankMetrics
 from shard_worker.service import ShardService
 from shard_worker.settings import ShardSettings
 from tandem.shard.v1 import shard_service_pb2 as pb
@@ -24,19 +28,30 @@ async def serve(settings: ShardSettings) -> None:
 
     Raises SettingsError or CheckpointError when it cannot start, and what went wrong when a step failed.
     """
+    metrics, listen = RankMetrics(settings.rank), settings.metrics_listen
+    with exported(metrics.registry, listen, "tandem-shard", os.environ):
+        await _serve(settings, metrics if is_read(listen, os.environ) else None)
+
+
+async def _serve(settings: ShardSettings, metrics: RankMetrics | None) -> None:
     failed, fail = failure()
-    server, health = worker_server(settings.listen, SERVICE_NAME)
-    service = ShardService(on_failure=fail)
+    tracer = set_up_tracing("tandem-shard", {"tandem.tp.rank": settings.rank, "tandem.tp.size": settings.tp})
+    server, health = worker_server(settings.listen, SERVICE_NAME, settings)
+    progress = Progress(settings.collective_timeout_s + settings.stall_timeout_s)
+    health.judge_liveness(lambda: not progress.stalled)
+    service = ShardService(fail, progress, metrics, tracer)
     shard_service_pb2_grpc.add_ShardServiceServicer_to_server(service, server)
     await server.start()
     log.info("rank %d of %d: loading %s", settings.rank, settings.tp, settings.model)
     loading = asyncio.create_task(_load(service, settings, health, fail))
     try:
-        await run_until_signalled(
-            server, health, drain=service.idle, drain_budget_s=settings.drain_budget_s, failed=failed
-        )
+        async with health_port(settings.health_listen, health):
+            await run_until_signalled(
+                server, health, drain=service.drain, drain_budget_s=settings.drain_budget_s, failed=failed
+            )
     finally:
         loading.cancel()
+        tracer.close()
         if not service.close():
             # Only the process can end a thread that waits in a collective for ranks that are gone.
             log.warning("the torch thread does not answer: ending without it")

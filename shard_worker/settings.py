@@ -5,10 +5,10 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from common.settings import Settings
+from common.service_settings import ServiceSettings
 
 
-class ShardSettings(Settings):
+class ShardSettings(ServiceSettings):
     """Settings of one rank of a tensor-parallel group."""
 
     model: Path = Field(description="folder of the checkpoint")
@@ -20,6 +20,9 @@ class ShardSettings(Settings):
         "not needed with one rank",
     )
     listen: str = Field(default="127.0.0.1:50060", description="address to serve on, host:port or unix:/path")
+    metrics_listen: str = Field(
+        default="", description="address of the HTTP endpoint that Prometheus scrapes, host:port; empty for none"
+    )
     device: str = Field(default="cpu", description="torch device: cpu, cuda, cuda:1, ...")
     dtype: Literal["float32", "bfloat16"] = Field(default="bfloat16", description="type of weights and KV cache")
     threads: PositiveInt | None = Field(default=None, description="CPU threads of the model; default: cores / ranks")
@@ -48,4 +51,4 @@ class ShardSettings(Settings):
         description="how ranks add up: through shared memory, by torch.distributed, or (auto) the first wherever all "
         "of them run on the CPUs of one host",
     )
-    drain_budget_s: PositiveFloat = Field(default=30.0, description="time a running step gets to finish on shutdown")
+    drain_budget_s: PositiveFloat = Field(default=30.0, description="time the gateway gets to leave for another group")

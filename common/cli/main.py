@@ -19,6 +19,7 @@ EXTRA_OF_MODULE = {
     "safetensors": "worker",
     "gguf": "convert",
     "huggingface_hub": "convert",
+    "lm_eval": "eval",
 }
 
 COMMANDS = {
@@ -27,7 +28,11 @@ COMMANDS = {
     "serve": LazyCommand("common.cli.serve:serve", "Run one service in the foreground."),
     "generate": LazyCommand("common.commands.generate:generate", "Stream one answer from a running gateway."),
     "chat": LazyCommand("common.commands.chat:chat", "Talk to a running gateway, turn by turn."),
+    "trace": LazyCommand("common.commands.trace:trace", "Draw where one answer's time went."),
+    "token": LazyCommand("common.commands.token:token", "Make a token for a tenant of a gateway."),
     "perplexity": LazyCommand("common.commands.perplexity:perplexity", "Measure how well a model predicts a text."),
+    "eval": LazyCommand("common.commands.eval.command:eval_command", "Evaluate a gateway by lm-evaluation-harness."),
+    "models": LazyCommand("shard_worker.commands.models:models", "List known models, and which fit this machine."),
     "download": LazyCommand("shard_worker.commands.download:download", "Fetch a model into the store."),
     "convert": LazyCommand("shard_worker.commands.convert:convert", "Turn a foreign model into a checkpoint."),
     "quantize": LazyCommand("shard_worker.commands.quantize:quantize", "Make an int8 or int4 checkpoint of a model."),
@@ -41,6 +46,7 @@ COMMANDS = {
     "bench-gpu": LazyCommand(
         "shard_worker.commands.bench_gpu:bench_gpu", "Check and measure the GPU path, beside gpt-fast."
     ),
+    "top": LazyCommand("common.commands.top.command:top", "Watch a running cluster."),
     "doctor": LazyCommand("common.commands.doctor:doctor", "Check whether this machine can serve."),
 }
 

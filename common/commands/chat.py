@@ -8,26 +8,27 @@ import click
 
 from common.commands.answer import Answer, stream_answer
 from common.commands.client import Client, connected
+from common.commands.gateway_address import GatewayAddress, gateway_address_options
 from common.commands.generate import print_summary
 from common.commands.printers import TextPrinter
-from common.commands.request_options import address_option, build_request, chat_turns, request_options
+from common.commands.request_options import build_request, chat_turns, request_options
 from tandem.v1.inference_service_pb2 import ChatMessage
 
 HELP = "/reset forgets the conversation, /exit (or Ctrl-D) leaves, Ctrl-C stops an answer"
 
 
 @click.command()
-@address_option
+@gateway_address_options
 @request_options
 @click.option("--stats", is_flag=True, help="print where the time went after each answer, on stderr")
-def chat(address: str, stats: bool, **flags: Any) -> None:
+def chat(gateway: GatewayAddress, stats: bool, **flags: Any) -> None:
     """Talk to a running gateway. /reset forgets, /exit or Ctrl-D leaves, Ctrl-C stops an answer."""
     with suppress(ImportError):
         import readline  # noqa: F401  (line editing and history for input)
 
     with asyncio.Runner() as runner:
         connection = AsyncExitStack()
-        client = runner.run(connection.enter_async_context(connected(address)))
+        client = runner.run(connection.enter_async_context(connected(gateway)))
         try:
             if not client.model.has_chat_template:
                 raise click.ClickException(f"{client.model.name} has no chat template; use `tandem generate`")

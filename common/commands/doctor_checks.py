@@ -14,6 +14,7 @@ from google.protobuf.internal import api_implementation
 from common.commands.findings import Finding, read_finding
 from common.commands.listen_address import free_address
 from common.errors import CheckpointError, SettingsError
+from common.machine_memory import available_memory_bytes
 from common.manifest import read_manifest
 from common.model_store import resolve, store_folder
 
@@ -42,7 +43,7 @@ def check_hardware() -> Iterator[Finding]:
     words = set(_read("/proc/cpuinfo").split())
     features = [name for name in CPU_FEATURES if name in words] or ["no known vector extension"]
     yield Finding("ok", "cpu", f"{_cores()} cores usable, {platform.machine()}: {', '.join(features)}")
-    memory_bytes = _available_memory_bytes()
+    memory_bytes = available_memory_bytes()
     if memory_bytes is None:
         yield Finding("warn", "memory", "unknown on this system")
     elif memory_bytes < MIN_MEMORY_BYTES:
@@ -114,16 +115,6 @@ def check_torch() -> Iterator[Finding]:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _available_memory_bytes() -> int | None:
-    """The least of what the system has left and what the cgroup allows."""
-    for line in _read("/proc/meminfo").splitlines():
-        if line.startswith("MemAvailable:"):
-            available_bytes = int(line.split()[1]) * 1024
-            limit = _read("/sys/fs/cgroup/memory.max").strip()
-            return min(available_bytes, int(limit)) if limit.isdecimal() else available_bytes
-    return None
 
 
 def _read(path: str) -> str:

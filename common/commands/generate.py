@@ -8,15 +8,16 @@ import click
 
 from common.commands.answer import Answer, stream_answer
 from common.commands.client import Client, connected
+from common.commands.gateway_address import GatewayAddress, gateway_address_options
 from common.commands.printers import JsonPrinter, TextPrinter
-from common.commands.request_options import address_option, build_request, chat_turns, request_options
+from common.commands.request_options import build_request, chat_turns, request_options
 from common.commands.summary import summary_lines
 from tandem.v1.inference_service_pb2 import GenerateRequest
 
 
 @click.command()
 @click.argument("prompt", required=False)
-@address_option
+@gateway_address_options
 @click.option("--chat/--no-chat", default=None, help="as a user's turn or as plain text; default: as the model can")
 @request_options
 @click.option("--logprobs", type=click.INT, help="add log-probabilities and N alternatives; needs --json")
@@ -24,7 +25,7 @@ from tandem.v1.inference_service_pb2 import GenerateRequest
 @click.option("--stats", is_flag=True, help="print where the time went, on stderr")
 def generate(
     prompt: str | None,
-    address: str,
+    gateway: GatewayAddress,
     chat: bool | None,
     logprobs: int | None,
     as_json: bool,
@@ -38,19 +39,19 @@ def generate(
         raise click.UsageError("--system needs a chat prompt")
     if prompt is None:
         prompt = sys.stdin.read()
-    asyncio.run(_generate(prompt, address, chat, logprobs, as_json, stats, flags))
+    asyncio.run(_generate(prompt, gateway, chat, logprobs, as_json, stats, flags))
 
 
 async def _generate(
     prompt: str,
-    address: str,
+    gateway: GatewayAddress,
     chat: bool | None,
     logprobs: int | None,
     as_json: bool,
     stats: bool,
     flags: dict[str, Any],
 ) -> None:
-    async with connected(address) as client:
+    async with connected(gateway) as client:
         request = request_for(client, prompt, chat, flags, logprobs)
         answer = Answer()
         await stream_answer(client, request, JsonPrinter() if as_json else TextPrinter(), answer)

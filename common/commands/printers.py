@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from google.protobuf.message import Message
 
@@ -26,6 +26,11 @@ class Printer(Protocol):
 DRAFTED, PLAIN = "\x1b[32m", "\x1b[0m"
 
 
+def has_colours(stream: TextIO) -> bool:
+    """Whether what goes there may be coloured: to a terminal, and unless NO_COLOR is set."""
+    return stream.isatty() and not os.environ.get("NO_COLOR")
+
+
 class TextPrinter:
     """Text to stdout as it comes; to a terminal without control characters, which could forge its screen.
 
@@ -34,7 +39,7 @@ class TextPrinter:
 
     def __init__(self) -> None:
         self._keep_all = not sys.stdout.isatty()
-        self._colours = not self._keep_all and not os.environ.get("NO_COLOR")
+        self._colours = has_colours(sys.stdout)
         self._in_line = False
 
     def started(self, event: GenerateStarted) -> None: ...

@@ -14,7 +14,6 @@ from tandem.v1.inference_service_pb2 import (
 )
 from tandem.v1.sampling_pb2 import SamplingParams
 
-DEFAULT_ADDRESS = "127.0.0.1:50051"
 SAMPLING_FIELDS = (
     "temperature",
     "top_k",
@@ -27,11 +26,6 @@ SAMPLING_FIELDS = (
 )
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-address_option = click.option(
-    "--address", default=DEFAULT_ADDRESS, envvar="TANDEM_ADDRESS", show_default=True, show_envvar=True,
-    help="address of the gateway",
-)  # fmt: skip
 
 _OPTIONS = (
     click.option("--system", metavar="TEXT", help="system turn before the first user turn"),

@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from common.channel import open_channel
 from common.commands.listen_address import free_address
-from common.commands.up_children import draft_addresses, plan_stages
+from common.commands.up_children import draft_addresses, plan_stages, probe_address
 from common.commands.up_settings import UpSettings
 from common.model_store import resolve
 from common.supervisor import Stage, Supervisor, supervised
@@ -30,6 +30,7 @@ class Stack(NamedTuple):
 
     supervisor: Supervisor
     address: str
+    metrics_address: str = ""  # empty without metrics
 
 
 @asynccontextmanager
@@ -41,12 +42,16 @@ async def running_stack(settings: UpSettings, plan: Plan = plan_stages) -> Async
     """
     model = resolve(settings.model)
     address = free_address(settings.listen)
+    if settings.metrics_listen:
+        metrics_listen = free_address(settings.metrics_listen, "--metrics-listen")
+        settings = settings.model_copy(update={"metrics_listen": metrics_listen})
     with private_folder() as folder:
         stages = plan(settings, model, address, Path(folder), len(os.sched_getaffinity(0)))
         async with supervised(stages) as supervisor:
-            for serving in (address, *draft_addresses(settings, Path(folder))):
+            probe = probe_address(settings, address, Path(folder))
+            for serving in (probe, *draft_addresses(settings, Path(folder))):
                 await supervisor.while_running(until_serving(serving))
-            yield Stack(supervisor, address)
+            yield Stack(supervisor, address, settings.metrics_listen)
 
 
 def private_folder() -> tempfile.TemporaryDirectory[str]:

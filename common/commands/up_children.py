@@ -8,10 +8,12 @@ from pathlib import Path
 from common.commands.up_settings import UpSettings
 from common.errors import SettingsError
 from common.model_store import resolve
+from common.plaintext import is_local, refuse_plaintext
 from common.supervisor import Stage
 from common.supervisor_child import ChildCommand
 
 NGRAM = "ngram"
+RENDEZVOUS = "rendezvous"
 RANK_STOP_BUDGET_S = 10.0
 STOP_MARGIN_S = 5.0
 
@@ -24,23 +26,33 @@ GATEWAY_FIELDS = (
     "max_queued_requests",
     "max_draft_tokens",
     "drain_budget_s",
+    "tls_cert",
+    "tls_key",
+    "tenants",
+    "allow_plaintext",
+    "allow_anonymous",
 )
 
 
 def plan_stages(settings: UpSettings, model: Path, listen: str, folder: Path, cores: int) -> list[Stage]:
-    """Return the stage of ranks and draft workers and the gateway's: stopped in the opposite order, so that streams
-    can drain.
+    """Return the stage of the ranks, one for each draft worker and the gateway's: stopped in the opposite order, so
+    that streams can drain. Whatever dies but the gateway is started again; ranks all together, for they meet only once.
 
     Workers listen on unix sockets in `folder`, which must be private; `listen` is the gateway's address. Raises
-    SettingsError where settings do not fit together, CheckpointError where the draft's model is not there.
+    SettingsError where settings do not fit together or would let strangers in, CheckpointError where the draft's model
+    is not there.
     """
+    _refuse_open_doors(settings, listen)
     sockets = [f"unix:{folder}/rank{rank}.sock" for rank in range(settings.tp)]
     ranks = [_rank(settings, rank, model, sockets[rank], folder, cores) for rank in range(settings.tp)]
     draft_sockets = draft_addresses(settings, folder)
     drafts = [_draft(settings, number, socket, cores) for number, socket in enumerate(draft_sockets)]
+    left = [Path(socket.removeprefix("unix:")) for socket in sockets]
+    gateway = _gateway(settings, model, listen, sockets, draft_sockets, folder)
     return [
-        Stage([*ranks, *drafts], RANK_STOP_BUDGET_S),
-        Stage([_gateway(settings, model, listen, sockets, draft_sockets)], settings.drain_budget_s + STOP_MARGIN_S),
+        Stage(ranks, RANK_STOP_BUDGET_S, restarts=True, leftovers=[folder / RENDEZVOUS, *left]),
+        *(Stage([draft], RANK_STOP_BUDGET_S, restarts=True) for draft in drafts),
+        Stage([gateway], settings.drain_budget_s + STOP_MARGIN_S),
     ]
 
 
@@ -49,15 +61,37 @@ def draft_addresses(settings: UpSettings, folder: Path) -> list[str]:
     return [f"unix:{folder}/draft{number}.sock" for number in range(settings.drafts if settings.draft else 0)]
 
 
+def probe_address(settings: UpSettings, listen: str, folder: Path) -> str:
+    """Return where the gateway answers health checks in plaintext: beside its own address, where that has TLS."""
+    return listen if settings.tls_cert is None else f"unix:{folder}/health.sock"
+
+
+def _refuse_open_doors(settings: UpSettings, listen: str) -> None:
+    """Raise SettingsError at once where the gateway would refuse to start."""
+    if settings.tls_cert is None and not settings.allow_plaintext:
+        ways_out = "set --tls-cert and --tls-key, or allow it with --allow-plaintext"
+        refuse_plaintext([listen], "listening on", ways_out)
+    if settings.tenants is None and not settings.allow_anonymous and not is_local(listen):
+        raise SettingsError(
+            f"anybody who reaches {listen} could use the model: set --tenants (`tandem token` makes tokens), or allow "
+            "it with --allow-anonymous"
+        )
+
+
 def _gateway(
-    settings: UpSettings, model: Path, listen: str, ranks: Sequence[str], drafts: Sequence[str]
+    settings: UpSettings, model: Path, listen: str, ranks: Sequence[str], drafts: Sequence[str], folder: Path
 ) -> ChildCommand:
     flags = {"model": model, "listen": listen, "ranks": ",".join(ranks)}
+    if settings.tls_cert is not None:
+        flags["health_listen"] = probe_address(settings, listen, folder)
     flags |= {name: getattr(settings, name) for name in GATEWAY_FIELDS}
+    if settings.metrics_listen:
+        flags["metrics_listen"] = settings.metrics_listen
     if settings.draft:
         flags["drafts"] = ",".join(drafts) or None
     # What the gateway finds in a request's own text costs no trip, and serves while a worker is away.
     environ = {"TANDEM_GATEWAY_NGRAM": "true"} if settings.draft else {}
+    environ["TANDEM_GATEWAY_REFLECTION"] = "true"
     environ |= _other_settings("gateway", settings.gateway, taken=flags)
     return ChildCommand("gateway", _serve("gateway", flags), environ)
 
@@ -77,7 +111,7 @@ def _rank(settings: UpSettings, rank: int, model: Path, listen: str, folder: Pat
     }
     environ = {"OMP_NUM_THREADS": str(threads)}
     if settings.tp > 1:
-        flags["rendezvous"] = f"file://{folder}/rendezvous"
+        flags["rendezvous"] = f"file://{folder}/{RENDEZVOUS}"
         environ["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
     environ |= _other_settings("shard", settings.shard, taken=flags)
     return ChildCommand(f"rank {rank}", _serve("shard", flags), environ)

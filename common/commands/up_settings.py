@@ -1,5 +1,6 @@
 """What can be set on `tandem up`."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -22,6 +23,14 @@ class UpSettings(Settings):
     )
     listen: str = Field(
         default="127.0.0.1:50051", description="address to serve on, host:port; port 0 takes a free one"
+    )
+    tls_cert: Path | None = Field(default=None, description=_LIKE_GATEWAY)
+    tls_key: Path | None = Field(default=None, description=_LIKE_GATEWAY)
+    tenants: Path | None = Field(default=None, description=_LIKE_GATEWAY)
+    allow_plaintext: bool | None = Field(default=None, description=_LIKE_GATEWAY)
+    allow_anonymous: bool | None = Field(default=None, description=_LIKE_GATEWAY)
+    metrics_listen: str = Field(
+        default="", description="address where Prometheus scrapes the gateway, host:port; port 0 takes a free one"
     )
     threads: PositiveInt | None = Field(default=None, description="CPU threads of each rank; default: cores / tp")
     kv_cache_tokens: PositiveInt | None = Field(default=None, description=_LIKE_SHARD)

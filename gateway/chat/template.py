@@ -18,6 +18,8 @@ START_TIMEOUT_S = 30.0
 ALARM_DELAY_S = 10.0
 # JSON writes a control character as six bytes; others take at most four.
 MAX_BYTES_PER_CHAR = 6
+# Longer than the roles that templates speak of by themselves.
+QUOTED_CHARS = 10
 
 
 class ChatTemplate:
@@ -63,7 +65,8 @@ class ChatTemplate:
                 await self._stop()
                 raise
         if "error" in answer:
-            raise InvalidRequest("chat", f"the model's chat template: {answer['error']}")
+            told = "it refuses the messages" if _quotes(answer["error"], messages) else answer["error"]
+            raise InvalidRequest("chat", f"the model's chat template: {told}")
         return str(answer["text"])
 
     async def close(self) -> None:
@@ -117,3 +120,8 @@ async def _ask(process: Process, question: Any) -> dict[str, str]:
         raise EOFError
     answer: dict[str, str] = json.loads(line)
     return answer
+
+
+def _quotes(error: str, messages: Sequence[Mapping[str, str]]) -> bool:
+    """Whether a template's error repeats what a message says; what is shorter than that may stand in any text."""
+    return any(len(text) >= QUOTED_CHARS and text in error for message in messages for text in message.values())

@@ -46,6 +46,7 @@ class StepPlan:
     closes: tuple[int, ...]  # numbers to forget before the rows are run
     decode_tokens: int  # ids in decode rows, drafts included
     prefill_tokens: int  # ids in all other rows
+    preempted: int = 0  # sequences that lost their blocks for it
     run_ahead: tuple[bool, ...] = ()  # with which rows the ranks go on by themselves; empty: with none
 
 

@@ -44,7 +44,7 @@ class Scheduler:
         self._limits = limits
         self._waiting = WaitingQueue(limits.max_queued_requests, limits.max_queued_tokens)
         self._running: list[Sequence] = []  # oldest first
-        self._closes: list[int] = []
+        self.closes: list[int] = []  # what the ranks are still to forget; whoever tells them clears it
         self._plan_out: StepPlan | None = None
         # Who leaves after the plan that is out; True: its blocks are not sound.
         self._leaving: dict[Sequence, bool] = {}
@@ -109,7 +109,7 @@ class Scheduler:
             elif decode:
                 self._preempt(sequence)
             prefill_tokens += 0 if decode else num_ids
-        preempted = len(self._running) < num_running
+        preempted = num_running - len(self._running)
         while prefill_tokens < budget and not preempted and self._admit():
             newcomer = self._running[-1]
             num_ids = self._make_room(newcomer, self._chunk(newcomer, budget - prefill_tokens))
@@ -118,18 +118,18 @@ class Scheduler:
         if not chosen:
             assert self.idle, "nothing planned although there is work"
             return None
-        all_chosen = len(chosen) == len(self._running)
-        run_ahead = self.run_ahead.make_room(chosen, self.blocks) if all_chosen else ()
+        run_ahead = self.run_ahead.make_room(chosen, self.blocks) if len(chosen) == len(self._running) else ()
         rows = tuple(make_row(sequence, num_ids) for sequence, num_ids in chosen)
         self._plan_out = StepPlan(
             rows=rows,
             opens=tuple(sequence for sequence, _ in chosen if not sequence.opened),
-            closes=tuple(self._closes),
+            closes=tuple(self.closes),
             decode_tokens=sum(len(row.token_ids) for row in rows) - prefill_tokens,
             prefill_tokens=prefill_tokens,
+            preempted=preempted,
             run_ahead=run_ahead,
         )
-        self._closes.clear()
+        self.closes.clear()
         return self._plan_out
 
     def commit(self, plan: StepPlan, outcomes: Iterable[Outcome]) -> None:
@@ -173,11 +173,11 @@ class Scheduler:
         """
         self._leave(sequence, unsound=True)
 
-    def on_group_lost(self, num_blocks: int | None = None) -> list[Sequence]:
+    def on_group_lost(self, pool: BlockPool | None = None) -> list[Sequence]:
         """Begin a new epoch: nothing is computed, and the ranks know no sequence. A plan that is out is void.
 
-        `num_blocks` is the new group's number of blocks, if it differs. Returns the sequences that can never
-        fit into those; they are finished. All others wait, in order of arrival, and lose no token.
+        `pool` holds the new group's blocks, if they differ. Returns the sequences that can never fit into it; they
+        are finished. All others wait, in order of arrival, and lose no token.
         """
         self._plan_out = None
         for sequence, unsound in self._leaving.items():
@@ -188,10 +188,10 @@ class Scheduler:
             sequence.state = State.WAITING
             self._waiting.appendleft(sequence)
         self._running.clear()
-        self._closes.clear()
+        self.closes.clear()
         self.blocks.reset()
-        if num_blocks is not None:
-            self.blocks = PrefixCache(BlockPool(num_blocks, self.blocks.pool.block_size), self.blocks.enabled)
+        if pool is not None:
+            self.blocks = PrefixCache(pool, self.blocks.enabled)
         misfits = [sequence for sequence in self._waiting if not self._fits(sequence)]
         for sequence in self._waiting:
             sequence.opened = False
@@ -288,7 +288,7 @@ class Scheduler:
 
     def _close(self, sequence: Sequence) -> None:
         if sequence.opened:
-            self._closes.append(sequence.number)
+            self.closes.append(sequence.number)
             sequence.opened = False
 
     def _fits(self, sequence: Sequence) -> bool:

@@ -57,6 +57,7 @@ class Sequence:
     speculates: bool = field(default=False, init=False)  # drafts are being asked for
     confirmation: float = field(default=1.0, init=False)  # moving share of its tokens that were winners
     cached_prompt_tokens: int = field(default=0, init=False)  # as found when it first started
+    traceparent: str = field(default="", init=False)  # W3C: what ranks are told of its trace; empty: it has none
 
     # The prefix cache's bookmarks: keys of the full blocks, how many blocks were looked up or published, and
     # the serial number of the last one's entry.

@@ -8,6 +8,7 @@ from typing import Any
 
 from common.channel import INTERNAL_MESSAGE_BYTES, open_channel
 from common.errors import Refused, Unavailable
+from common.tls import ClientTls
 from gateway.speculation.breaker import Breaker
 from gateway.speculation.draft_stream import DraftStream, TargetIdentity
 from tandem.draft.v1 import draft_service_pb2 as pb
@@ -33,14 +34,25 @@ class DraftLink:
         target: TargetIdentity,
         on_proposals: Callable[[DraftStream, Iterable[pb.Proposal]], None],
         on_end: Callable[[DraftStream], None],
+        tls: ClientTls | None = None,
     ) -> None:
         self.address = address
         self.stream: DraftStream | None = None  # None while nothing fit to draft is attached
-        self._target = target
+        self._target, self._tls = target, tls
         self._breaker = Breaker()  # outlives streams: a worker that is lost and found is not yet a fast one
         self._on_proposals, self._on_end = on_proposals, on_end
         self._told = set[str]()
         self._was_there = self._was_ever_there = False
+
+    @property
+    def state(self) -> str:
+        """How the worker stands: one of the pool's WORKER_STATES."""
+        stream = self.stream
+        if stream is None or stream.ended:
+            return "missing"
+        if stream.is_draining:
+            return "draining"
+        return "resting" if self._breaker.is_open else "ready"
 
     async def run(self) -> None:
         """Attach again and again; ends only by cancellation."""
@@ -64,7 +76,7 @@ class DraftLink:
     async def _attend(self) -> None:
         """Attach once and stay until the stream ends. Raises Refused or Unavailable."""
         self._was_there = False
-        channel = open_channel(self.address, max_message_bytes=INTERNAL_MESSAGE_BYTES)
+        channel = open_channel(self.address, INTERNAL_MESSAGE_BYTES, tls=self._tls)
         try:
             call: Any = channel.stream_stream(PROPOSE, request_serializer=pb.ProposeRequest.SerializeToString)()
             try:

@@ -2,10 +2,14 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Iterable
 
 from common.draft_protocol import HASHED_IDS
 from common.errors import Refused
+from common.telemetry.metrics import STEP_BOUNDS_S, Histogram
+from common.tls import ClientTls
+from gateway.discovery.endpoint import Endpoint
 from gateway.speculation.draft_link import DraftLink
 from gateway.speculation.draft_request import Ask, DraftRequest
 from gateway.speculation.draft_stream import DraftStream, TargetIdentity
@@ -14,6 +18,8 @@ from tandem.draft.v1 import draft_service_pb2 as pb
 
 # Outcomes by which a worker says that it does not hold what it was told.
 FORGOTTEN = (pb.OUTCOME_UNKNOWN, pb.OUTCOME_GAP, pb.OUTCOME_STALE)
+
+WORKER_STATES = ("ready", "resting", "draining", "missing")
 
 
 class _Waiter:
@@ -41,8 +47,9 @@ class DraftPool:
     Health never shows in the output: whoever is slow, wrong or gone yields no proposals.
     """
 
-    def __init__(self, addresses: Iterable[str], target: TargetIdentity) -> None:
-        self._target = target
+    def __init__(self, addresses: Iterable[str], target: TargetIdentity, tls: ClientTls | None = None) -> None:
+        self._target, self._tls = target, tls
+        self.wire = Histogram(STEP_BOUNDS_S)  # seconds between ask and answer less the worker's own
         self._links: dict[str, DraftLink] = {}
         self._links_changed = asyncio.Event()
         self._requests: dict[int, DraftRequest] = {}
@@ -54,15 +61,23 @@ class DraftPool:
         """Workers that are attached and take commits."""
         return len(self._streams())
 
+    def states(self) -> Counter[str]:
+        """Return how many workers are in each of WORKER_STATES. May be called from any thread."""
+        return Counter(link.state for link in list(self._links.values()))
+
     def set_addresses(self, addresses: Iterable[str]) -> None:
         """Have these workers from now on. Those that stay keep their streams; requests of others move at their next
         ask."""
         old = self._links
         self._links = {
-            address: old.get(address) or DraftLink(address, self._target, self._take_proposals, self._lose)
+            address: old.get(address) or DraftLink(address, self._target, self._take_proposals, self._lose, self._tls)
             for address in dict.fromkeys(addresses)
         }
         self._links_changed.set()
+
+    def set_endpoints(self, endpoints: Iterable[Endpoint]) -> None:
+        """Have the workers among these that take work."""
+        self.set_addresses(endpoint.address for endpoint in endpoints if endpoint.takes_work)
 
     async def run(self) -> None:
         """Keep the workers attached; ends only by cancellation, and leaves nothing behind."""
@@ -184,6 +199,7 @@ class DraftPool:
         if proposal.outcome == pb.OUTCOME_PROPOSED:
             asked_ids = request.token_ids[max(0, ask.base_length - HASHED_IDS) : ask.base_length]
             waited_ns = time.perf_counter_ns() - ask.asked_ns
+            self.wire.observe(max(0, waited_ns - proposal.queue_ns - proposal.compute_ns) * 1e-9)
             vocabulary_size, source = self._target.vocabulary_size, ask.stream.source
             try:
                 request.drafted = read_drafted(

@@ -31,6 +31,7 @@ class DraftRequest:
     token_ids: "array[int]"
     prompt_length: int
     params: SamplingParams
+    traceparent: str = ""  # W3C: what workers are told of its trace
 
     # The pool's own.
     stream: DraftStream | None = field(default=None, init=False)  # where it was opened last
@@ -53,6 +54,7 @@ class DraftRequest:
             ids=to_wire(self.token_ids[:], I32),
             prompt_length=self.prompt_length,
             sampling=_sampling(self.params),
+            traceparent=self.traceparent,
         )
 
     def commitment(self, count: int, deadline_s: float) -> pb.Commit:

@@ -44,7 +44,7 @@ class DraftStream:
         self._call = call
         self.info, self.breaker = info, breaker
         self.load = info.load  # as last told
-        self.is_draining = False
+        self.is_draining = info.load.draining
         self.ended = False
         self.num_requests = 0  # ours that are at home here
         self.num_awaited = 0  # answers that we wait for

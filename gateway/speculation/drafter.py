@@ -41,7 +41,9 @@ class Drafter:
     def of(cls, job: Generation, record: SpeculationRecord, priors: dict[Source, Acceptance]) -> "Drafter":
         """Return the drafter of a new request, which begins with what others were like."""
         sequence = job.sequence
-        request = DraftRequest(sequence.arrival, sequence.token_ids, sequence.prompt_length, job.params)
+        request = DraftRequest(
+            sequence.arrival, sequence.token_ids, sequence.prompt_length, job.params, sequence.traceparent
+        )
         acceptance = {source: Acceptance(prior) for source, prior in priors.items()}
         return cls(job, request, DraftLength(job.max_draft_tokens), acceptance, record)
 

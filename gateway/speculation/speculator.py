@@ -8,6 +8,7 @@ import time
 from array import array
 from collections.abc import Iterable
 
+from common.telemetry.metrics import STEP_BOUNDS_S, Histogram
 from gateway.generation import Generation
 from gateway.scheduling.plan import Outcome, StepPlan
 from gateway.scheduling.sequence import State
@@ -15,6 +16,7 @@ from gateway.speculation.acceptance import Acceptance
 from gateway.speculation.draft_pool import DraftPool
 from gateway.speculation.drafter import SOURCES, Drafter
 from gateway.speculation.length_control import LengthControl
+from gateway.speculation.record import SpeculationRecord
 from gateway.speculation.step_costs import DraftCosts, StepCosts
 from gateway.waterfall import StepTimes
 
@@ -33,7 +35,9 @@ class Speculator:
         `fixed` drafts as many tokens as may be drafted and waits for them, whether that pays or not.
         """
         self.max_draft_tokens = max_draft_tokens
-        self._pool = pool
+        self.totals = {"worker": SpeculationRecord(), "ngram": SpeculationRecord()}  # of all requests, by source
+        self.waits = Histogram(STEP_BOUNDS_S)  # seconds that steps were held up
+        self.pool = pool
         self._reads_text = reads_text
         self._fixed = fixed
         self._costs = StepCosts()
@@ -46,9 +50,9 @@ class Speculator:
 
     async def run(self) -> None:
         """Keep the draft workers attached; ends only by cancellation."""
-        if self._pool is not None:
+        if self.pool is not None:
             try:
-                await self._pool.run()
+                await self.pool.run()
             except Exception:
                 log.exception("draft workers are no longer asked")
 
@@ -57,21 +61,21 @@ class Speculator:
         if job.speculation is None:
             return
         self._drafters[job] = drafter = Drafter.of(job, job.speculation, self._priors)
-        if self._pool is not None and self._workers_pay:
-            self._pool.ask(drafter.request, 0, 0.0)
+        if self.pool is not None and self._workers_pay:
+            self.pool.ask(drafter.request, 0, 0.0)
 
     def end(self, job: Generation) -> None:
         """A request is over."""
         drafter = self._drafters.pop(job, None)
-        if drafter is not None and self._pool is not None:
-            self._pool.close(drafter.request)
+        if drafter is not None and self.pool is not None:
+            self.pool.close(drafter.request)
 
     async def propose(self) -> None:
         """Give every decoding sequence its draft for the next step; waits for workers as long as that pays."""
         drafters = [drafter for drafter in self._drafters.values() if _decodes(drafter.job)]
         if not drafters:
             return
-        has_worker = self._pool is not None and self._pool.num_ready > 0
+        has_worker = self.pool is not None and self.pool.num_ready > 0
         rows = [drafter.row(has_worker, self._reads_text) for drafter in drafters]
         lengths = self._control.next_lengths([drafter.length for drafter in drafters], rows, self._overhead_s)
         drafting = {drafter: length for drafter, length in zip(drafters, lengths, strict=True) if length}
@@ -102,6 +106,8 @@ class Speculator:
             drafted = min(len(draft_ids), len(drawn)) if outcome.finished else len(draft_ids)
             accepted = sum(1 for draft_id, token_id in zip(draft_ids, drawn, strict=False) if draft_id == token_id)
             drafter.verified(drafted, min(accepted, drafted), len(drawn))
+            total = self.totals["worker" if drafter.source == "worker" else "ngram"]
+            total.verified(drafted, min(accepted, drafted), len(drawn), by_ngram=False)
             drafter.ran_ahead = goes_on
         if not plan.prefill_tokens:
             self._costs.observe(tokens, times.work_ns * 1e-9)
@@ -109,25 +115,26 @@ class Speculator:
             self._overhead_s += _SMOOTHING * (min(overhead_s, 4 * self._overhead_s or overhead_s) - self._overhead_s)
 
     async def _ask(self, asked: dict[Drafter, int]) -> None:
-        assert self._pool is not None
+        assert self.pool is not None
         longest = max(asked.values())
         deadline_s = _FIXED_DEADLINE_S if self._fixed else self._draft_costs.deadline_s(longest)
         began_ns = time.perf_counter_ns()
-        waiting = [d for d, length in asked.items() if self._pool.ask(d.request, length, deadline_s)]
-        await self._pool.wait([drafter.request for drafter in waiting], deadline_s)
+        waiting = [d for d, length in asked.items() if self.pool.ask(d.request, length, deadline_s)]
+        await self.pool.wait([drafter.request for drafter in waiting], deadline_s)
         waited_ns = time.perf_counter_ns() - began_ns
         for drafter in waiting:
             drafter.record.wait_ns += waited_ns
         if waiting:
             arrived = any(drafter.request.drafted is not None for drafter in waiting)
+            self.waits.observe(waited_ns * 1e-9)
             self._draft_costs.observe(longest, waited_ns * 1e-9, arrived)
 
     def _taken(self, drafter: Drafter, length: int) -> "array[int]":
         """Return the ids to verify, at most `length`: the worker's, or else what the text itself suggests."""
         if not length:
             return array("i")
-        if drafter.asked_source == "worker" and self._pool is not None:
-            drafted = self._pool.take(drafter.request)
+        if drafter.asked_source == "worker" and self.pool is not None:
+            drafted = self.pool.take(drafter.request)
             if drafted is not None:
                 drafter.source = "worker"
                 return drafted.token_ids[:length]

@@ -22,6 +22,28 @@
 {{- if and $m.tokenSecret.name (ne $m.source "download") -}}
 {{- fail (printf "model.tokenSecret is used by model.source download only; the source is %s" $m.source) -}}
 {{- end -}}
+{{- $t := .Values.tls -}}
+{{- if eq $t.source "secrets" -}}
+{{- range $component := ternary (list "gateway" "verifier" "draft") (list "gateway" "verifier") $d.enabled -}}
+{{- if not (get $t.secrets $component) -}}
+{{- fail (printf "tls.source secrets needs tls.secrets.%s, a Secret with tls.crt, tls.key and ca.crt" $component) -}}
+{{- end -}}
+{{- end -}}
+{{- else if or $t.secrets.gateway $t.secrets.verifier $t.secrets.draft -}}
+{{- fail (printf "tls.secrets are used by tls.source secrets only; the source is %s" $t.source) -}}
+{{- end -}}
+{{- if and (eq $t.source "certManager") (not $t.issuer.name) -}}
+{{- fail "tls.source certManager needs tls.issuer.name, an issuer that exists" -}}
+{{- end -}}
+{{- if and (ne $t.source "certManager") $t.issuer.name -}}
+{{- fail (printf "tls.issuer is used by tls.source certManager only; the source is %s" $t.source) -}}
+{{- end -}}
+{{- if and (eq $t.source "none") $t.clients -}}
+{{- fail "tls.clients names callers by their certificates, and tls.source none has none" -}}
+{{- end -}}
+{{- if and .Values.auth.testTokenSecret.name (not .Values.auth.tenantsSecret.name) -}}
+{{- fail "auth.testTokenSecret holds a token, but without auth.tenantsSecret the gateway asks for none" -}}
+{{- end -}}
 {{- $gatewayTokens := dig "max_step_tokens" 512 .Values.gateway.settings -}}
 {{- $rankTokens := dig "max_step_tokens" 2048 $v.settings -}}
 {{- if gt (int $gatewayTokens) (int $rankTokens) -}}
@@ -36,11 +58,21 @@
 {{- if and (not $d.model) $d.accelerator (ne $d.accelerator "cpu") -}}
 {{- fail (printf "draft.accelerator %s without draft.model: drafts from a request's own text need no GPU" $d.accelerator) -}}
 {{- end -}}
-{{- if gt (int $d.replicas) (int $d.maxReplicas) -}}
+{{- if and (eq .Values.discovery "static") (gt (int $d.replicas) (int $d.maxReplicas)) -}}
 {{- fail (printf "draft.replicas (%d) is above draft.maxReplicas (%d), the addresses that gateways try" (int $d.replicas) (int $d.maxReplicas)) -}}
 {{- end -}}
 {{- if gt (int $a.minReplicas) (int $d.maxReplicas) -}}
 {{- fail (printf "draft.autoscaling.minReplicas (%d) is above draft.maxReplicas (%d)" (int $a.minReplicas) (int $d.maxReplicas)) -}}
+{{- end -}}
+{{- if and (eq .Values.discovery "static") .Values.gateway.replicas -}}
+{{- fail (printf "gateway.replicas %d with discovery static: each verifier group has one gateway of its own" (int .Values.gateway.replicas)) -}}
+{{- end -}}
+{{- $rollout := $v.rollout -}}
+{{- if and (eq (int $rollout.maxSurge) 0) (eq (int $rollout.maxUnavailable) 0) -}}
+{{- fail "verifier.rollout.maxSurge and verifier.rollout.maxUnavailable are both 0: no update could begin" -}}
+{{- end -}}
+{{- if and (eq .Values.discovery "kubernetes") .Values.networkPolicy.enabled (not .Values.networkPolicy.apiServer) -}}
+{{- fail "discovery kubernetes needs networkPolicy.apiServer: gateways could not reach the API server" -}}
 {{- end -}}
 {{- if and (eq $a.kind "hpa") (or (not $a.metrics) $a.triggers) -}}
 {{- fail "draft.autoscaling.kind hpa needs draft.autoscaling.metrics, and takes no triggers" -}}
@@ -48,7 +80,8 @@
 {{- if and (eq $a.kind "hpa") (eq (int $a.minReplicas) 0) -}}
 {{- fail "draft.autoscaling.minReplicas 0 needs kind keda: a HorizontalPodAutoscaler keeps one" -}}
 {{- end -}}
-{{- if and (eq $a.kind "keda") (or (not $a.triggers) $a.metrics) -}}
-{{- fail "draft.autoscaling.kind keda needs draft.autoscaling.triggers, and takes no metrics" -}}
+{{- if and (eq $a.kind "keda") (or (not (or $a.triggers $a.prometheus.serverAddress)) $a.metrics) -}}
+{{- fail "draft.autoscaling.kind keda needs draft.autoscaling.triggers or draft.autoscaling.prometheus, and takes no metrics" -}}
 {{- end -}}
+{{- include "tandem.metricsGuards" . -}}
 {{- end }}

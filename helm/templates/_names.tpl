@@ -71,8 +71,20 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- join "," $ranks -}}
 {{- end }}
 
-{{/* Addresses of all draft workers that may ever be, with commas; empty without drafts. */}}
+{{/* Where gateways find the pods behind a headless Service. Call with (dict "root" . "service" "name" "port" 50060). */}}
+{{- define "tandem.target" -}}
+{{- if eq .root.Values.discovery "dns" -}}
+dns:///{{ .service }}.{{ include "tandem.domain" .root }}:{{ .port }}
+{{- else -}}
+k8s:///{{ .root.Release.Namespace }}/{{ .service }}:{{ .port }}
+{{- end -}}
+{{- end }}
+
+{{/* Draft workers: where they are found, or the addresses of all that may ever be, with commas; empty without. */}}
 {{- define "tandem.drafts" -}}
+{{- if and .Values.draft.enabled (ne .Values.discovery "static") -}}
+{{- include "tandem.target" (dict "root" . "service" (printf "%s-draft" (include "tandem.fullname" .)) "port" 50070) -}}
+{{- else -}}
 {{- $drafts := list -}}
 {{- if .Values.draft.enabled -}}
 {{- range $number := until (int .Values.draft.maxReplicas) -}}
@@ -81,4 +93,5 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end -}}
 {{- end -}}
 {{- join "," $drafts -}}
+{{- end -}}
 {{- end }}

@@ -1,6 +1,10 @@
-{{/* What every pod spec begins with. Call with (dict "root" . "gpu" true): a GPU brings its runtime class. */}}
+{{/* What every pod spec begins with. Call with (dict "root" . "gpu" true): a GPU brings its runtime class; with
+     "account" the pod holds that service account's token. */}}
 {{- define "tandem.podBase" -}}
-automountServiceAccountToken: false
+automountServiceAccountToken: {{ hasKey . "account" }}
+{{- with .account }}
+serviceAccountName: {{ . }}
+{{- end }}
 enableServiceLinks: false
 {{- with .root.Values.image.pullSecrets }}
 imagePullSecrets:
@@ -79,21 +83,34 @@ tolerations:
 {{- end }}
 {{- end }}
 
-{{/* Probes through gRPC health: "" is SERVING once work is taken, "live" while the event loop runs.
-     Call with (dict "port" 50060 "startup" "" "startupMinutes" 30). */}}
+{{/* A component's pods on different nodes and zones, as far as that goes. Call with (dict "root" . "component" "gateway"). */}}
+{{- define "tandem.spread" -}}
+topologySpreadConstraints:
+{{- range $key := list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
+  - maxSkew: 1
+    topologyKey: {{ $key }}
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels:
+        {{- include "tandem.selector" $ | nindent 8 }}
+{{- end }}
+{{- end }}
+
+{{/* Probes through gRPC health: "" is SERVING once work is taken, "live" while work goes on.
+     Asked on a port of their own: the kubelet has no certificate. Call with (dict "startup" "" "startupMinutes" 30). */}}
 {{- define "tandem.probes" -}}
 startupProbe:
-  grpc: {port: {{ .port }}, service: {{ .startup | quote }}}
+  grpc: {port: 50052, service: {{ .startup | quote }}}
   periodSeconds: 5
   timeoutSeconds: 5
   failureThreshold: {{ mul .startupMinutes 12 }}
 readinessProbe:
-  grpc: {port: {{ .port }}}
+  grpc: {port: 50052}
   periodSeconds: 5
   timeoutSeconds: 5
   failureThreshold: 2
 livenessProbe:
-  grpc: {port: {{ .port }}, service: live}
+  grpc: {port: 50052, service: live}
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 6

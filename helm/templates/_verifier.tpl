@@ -1,10 +1,11 @@
 {{/* The pod template of a verifier, the same in all modes.
-     Call with (dict "root" . "group" "0"); in mode lws the group is a reference to a variable, and labels lack it. */}}
+     Call with (dict "root" . "group" "0"); in mode lws the group is a reference to a variable, and labels lack it; pods
+     of groups that are all alike have none. */}}
 {{- define "tandem.verifierPod" -}}
 {{- $values := .root.Values -}}
 {{- $v := $values.verifier -}}
 {{- $selector := dict "root" .root "component" "verifier" -}}
-{{- if ne $v.mode "lws" }}{{ $_ := set $selector "group" .group }}{{ end -}}
+{{- if and (hasKey . "group") (ne $v.mode "lws") }}{{ $_ := set $selector "group" .group }}{{ end -}}
 metadata:
   labels:
     {{- include "tandem.selector" $selector | nindent 4 }}
@@ -19,6 +20,9 @@ spec:
   {{- include "tandem.podBase" (dict "root" .root "gpu" (ne $values.accelerator "cpu")) | nindent 2 }}
   terminationGracePeriodSeconds: {{ include "tandem.graceSeconds" (dict "values" $v) }}
   {{- include "tandem.placement" (dict "values" $v "accelerator" $values.accelerator) | nindent 2 }}
+  {{- if not (hasKey . "group") }}
+  {{- include "tandem.spread" $selector | nindent 2 }}
+  {{- end }}
   {{- include "tandem.modelInit" (dict "root" .root "model" $values.model.name) | nindent 2 }}
   containers:
     - name: ranks
@@ -49,7 +53,11 @@ spec:
         {{- range $local := until (int $v.ranksPerNode) }}
         - {name: rank-{{ $local }}, containerPort: {{ add 50060 $local }}}
         {{- end }}
-      {{- include "tandem.probes" (dict "port" 50060 "startup" "" "startupMinutes" $v.startupMinutes) | nindent 6 }}
+        - {name: health, containerPort: 50052}
+        {{- if $values.metrics.enabled }}
+        {{- include "tandem.metricsPorts" $v.ranksPerNode | nindent 8 }}
+        {{- end }}
+      {{- include "tandem.probes" (dict "startup" "" "startupMinutes" $v.startupMinutes) | nindent 6 }}
       {{- include "tandem.preStop" $v | nindent 6 }}
       resources:
         {{- include "tandem.resources" (dict "resources" $v.resources "accelerator" $values.accelerator "gpus" $v.ranksPerNode) | nindent 8 }}
@@ -59,6 +67,7 @@ spec:
         - {name: shm, mountPath: /dev/shm}
         - {name: tmp, mountPath: /tmp}
         {{- include "tandem.modelMount" .root | nindent 8 }}
+        {{- include "tandem.tlsMount" .root | nindent 8 }}
   volumes:
     - name: config
       configMap: {name: {{ include "tandem.fullname" .root }}-verifier}
@@ -67,4 +76,5 @@ spec:
     - name: tmp
       emptyDir: {}
     {{- include "tandem.modelVolume" .root | nindent 4 }}
+    {{- include "tandem.tlsVolume" (dict "root" .root "component" "verifier") | nindent 4 }}
 {{- end }}

@@ -1,4 +1,4 @@
-"""Fetching a model into the store by its name: the embedded one, or a repository of the Hugging Face hub."""
+"""Fetching a model into the store: by a known name, from a repository of the Hugging Face hub, or from a local path."""
 
 from pathlib import Path
 
@@ -6,10 +6,13 @@ from common.errors import CheckpointError
 from common.model_store import EMBEDDED_MODEL, model_folder
 from shard_worker.checkpoint.embedded import fetch_embedded
 from shard_worker.checkpoint.from_huggingface import open_huggingface
-from shard_worker.checkpoint.layout import Dtype
 from shard_worker.checkpoint.output_folder import OutputFolder
 from shard_worker.checkpoint.reader import Progress
+from shard_worker.checkpoint.recognise import open_found, recognise
 from shard_worker.checkpoint.source import ForeignModel
+from shard_worker.checkpoint.torch_file import Unpickler
+from shard_worker.checkpoint.wanted import wanted
+from shard_worker.checkpoint.weight_shapes import Dtype
 from shard_worker.checkpoint.writer import write_checkpoint
 
 ALLOWED_FILES = ["*.json", "model*.safetensors", "tokenizer.model", "*.jinja"]
@@ -17,20 +20,26 @@ STORE_DTYPE: Dtype = "bfloat16"
 MAX_REASON_CHARACTERS = 300
 
 
-def fetch(name_or_repo: str, progress: Progress, replace: bool = False) -> Path:
+def fetch(name_or_path: str, progress: Progress, replace: bool = False) -> Path:
     """Return the store's folder of a model, making it first when it is not there or is to be replaced.
 
-    `name_or_repo` is EMBEDDED_MODEL or a hub repository id, owner/name. Two processes that fetch the same
-    model wait for each other. Raises CheckpointError when it cannot be had or is not a model we can serve.
+    `name_or_path` is what `wanted` understands. Two processes that fetch the same model wait for each other. Raises
+    CheckpointError when it cannot be had or is not a model we can serve.
     """
-    folder = model_folder(name_or_repo)
-    if name_or_repo != EMBEDDED_MODEL and "/" not in name_or_repo:
-        raise CheckpointError(f"{name_or_repo!r} is neither {EMBEDDED_MODEL!r} nor a repository id, owner/name")
+    meant = wanted(name_or_path)
+    folder = model_folder(meant.name)
     with OutputFolder(folder) as output:
         if output.exists and not replace:
             return folder
-        model = fetch_embedded(output.scratch) if name_or_repo == EMBEDDED_MODEL else _fetch_repository(name_or_repo)
-        write_checkpoint(model, output, name_or_repo, STORE_DTYPE, progress)
+        if meant.path is not None:
+            model = open_found(recognise(meant.path), Unpickler(output.scratch, progress), None, None)
+        elif meant.repository is not None:
+            model = _fetch_repository(meant.repository)
+        elif meant.name == EMBEDDED_MODEL:
+            model = fetch_embedded(output.scratch)
+        else:
+            raise CheckpointError(f"{meant.name} was made here: there is nothing to fetch it from")
+        write_checkpoint(model, output, meant.name, STORE_DTYPE, progress)
     return folder
 
 

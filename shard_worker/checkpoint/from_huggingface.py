@@ -9,8 +9,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from common.errors import CheckpointError
-from common.manifest import Architecture
+from common.manifest import UNQUANTIZED, Architecture
 from shard_worker.checkpoint.huggingface_config import read_config
+from shard_worker.checkpoint.huggingface_int4 import Packing, read_packing
 from shard_worker.checkpoint.huggingface_names import HEAD, HubNames
 from shard_worker.checkpoint.huggingface_tokenizer import (
     read_chat_template,
@@ -19,6 +20,7 @@ from shard_worker.checkpoint.huggingface_tokenizer import (
 )
 from shard_worker.checkpoint.huggingface_weights import stored_tensors
 from shard_worker.checkpoint.layout import TensorSpec, expected_tensors
+from shard_worker.checkpoint.packed_tensors import PackedTensors
 from shard_worker.checkpoint.source import ForeignModel, row_blocks
 from shard_worker.checkpoint.torch_file import Unpickle
 
@@ -36,7 +38,8 @@ def open_huggingface(folder: Path, source: str | None = None, unpickle: Unpickle
     """
     config = read_config(folder)
     architecture = config.architecture()
-    if architecture.context_length < config.max_position_embeddings:
+    packing = read_packing(config.quantization_config)
+    if architecture.context_length < (config.max_position_embeddings or 0):
         log.warning(
             "%s will serve %d of its %d positions: past those, LongRoPE rotates a text's first tokens anew",
             folder.resolve().name,
@@ -49,7 +52,8 @@ def open_huggingface(folder: Path, source: str | None = None, unpickle: Unpickle
         tokenizer=read_tokenizer(folder, architecture.vocabulary_size),
         chat_template=read_chat_template(folder),
         end_of_text_ids=read_end_of_text_ids(folder, config),
-        tensors=_HuggingFaceTensors(folder, architecture, config.names, unpickle),
+        tensors=_HuggingFaceTensors(folder, architecture, config.names, unpickle, packing),
+        quantization=UNQUANTIZED if packing is None else packing.quantization(architecture),
     )
 
 
@@ -57,9 +61,15 @@ class _HuggingFaceTensors:
     """The weights of a hub folder, read block by block from the mapped files."""
 
     def __init__(
-        self, folder: Path, architecture: Architecture, names: HubNames, unpickle: Unpickle | None = None
+        self,
+        folder: Path,
+        architecture: Architecture,
+        names: HubNames,
+        unpickle: Unpickle | None = None,
+        packing: Packing | None = None,
     ) -> None:
         self._tensors = stored_tensors(folder, unpickle)
+        self._packed = None if packing is None else PackedTensors(folder, self._tensors, packing, architecture)
         expected = expected_tensors(architecture, "float32")
         self._places = {name: names.place(name, architecture) for name in expected}
         stored_names = {place.stored for place in self._places.values()}
@@ -69,6 +79,9 @@ class _HuggingFaceTensors:
         if architecture.tied_embeddings and HEAD in leftover:
             self._check_tied(folder, self._places["embedding.weight"].stored)
             leftover.remove(HEAD)
+        if self._packed is not None:
+            self._packed.check(self._places)
+            leftover -= self._packed.idle_biases(leftover)
         if leftover:
             raise CheckpointError(f"{folder}: leftover tensors: {', '.join(sorted(leftover))}")
         for stored, shape in self._stored_shapes(expected).items():
@@ -79,25 +92,35 @@ class _HuggingFaceTensors:
 
     def blocks(self, name: str) -> Iterator[torch.Tensor]:
         """Yield blocks of rows in the stored type, or in float32 where something is added."""
+        if self._packed is not None and (matrix := self._packed.matrix_of(name)) is not None:
+            yield from self._packed.blocks(name, self._places[matrix])
+            return
         place = self._places[name]
-        for block in self._blocks(place.stored, place.start, place.stop):
-            yield block.float() + place.addend if place.addend else block
+        for block in self._blocks(place.stored, place.start, place.stop, place.transposed):
+            yield place.as_ours(block)
 
     def _stored_shapes(self, expected: dict[str, TensorSpec]) -> dict[str, tuple[int, ...]]:
         """Return what shape each stored tensor must have: as many rows as are taken from it."""
         shapes: dict[str, tuple[int, ...]] = {}
         for name, spec in expected.items():
             place = self._places[name]
-            rows = spec.shape[0] + (shapes[place.stored][0] if place.stored in shapes else 0)
-            shapes[place.stored] = (rows, *spec.shape[1:])
+            first, *rest = reversed(spec.shape) if place.transposed else spec.shape
+            shapes[place.stored] = (first + shapes.get(place.stored, (0,))[0], *rest)
         return shapes
 
-    def _blocks(self, name: str, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
+    def _blocks(
+        self, name: str, start: int = 0, stop: int | None = None, transposed: bool = False
+    ) -> Iterator[torch.Tensor]:
+        """Yield blocks of the stored rows [start, stop), or of the columns that these rows have."""
         stored = self._tensors[name]
         stop = stored.shape[0] if stop is None else stop
         try:
             with safe_open(stored.file, framework="pt") as file:
                 rows = file.get_slice(name)
+                if transposed:
+                    for block in row_blocks(stored.shape[1], stop - start):
+                        yield rows[start:stop, block].T.contiguous()
+                    return
                 for block in row_blocks(stop - start, stored.shape[-1]):
                     yield rows[start + block.start : start + block.stop]
         except SafetensorError as error:

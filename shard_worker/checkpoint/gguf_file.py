@@ -9,6 +9,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 import math
 import struct
 from dataclasses import dataclass
+from io import SEEK_CUR
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +26,7 @@ MAX_ENTRIES = 4096
 MAX_ARRAY_LENGTH = 1 << 20
 MAX_TENSORS = 20_000
 MAX_DIMENSIONS = 4
+LENGTH_BYTES = 8
 
 _SCALARS = {
     GGUFValueType.UINT8: "B",
@@ -41,7 +43,33 @@ _SCALARS = {
 }
 
 Scalar = str | int | float | bool
-Value = Scalar | list[Scalar]
+
+
+@dataclass(frozen=True)
+class GgufArray:
+    """An array as it is stored: its objects, many times the size, are made by whoever needs them."""
+
+    kind: GGUFValueType
+    length: int
+    data: bytes
+
+    def items(self) -> list[Scalar]:
+        """Return the elements. Raises CheckpointError for a string that is not UTF-8."""
+        if self.kind != GGUFValueType.STRING:
+            return [value for (value,) in struct.iter_unpack("<" + _SCALARS[self.kind], self.data)]
+        strings: list[Scalar] = []
+        at = 0
+        try:
+            for _ in range(self.length):
+                start = at + LENGTH_BYTES
+                at = start + int.from_bytes(self.data[at:start], "little")
+                strings.append(self.data[start:at].decode())
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"a string of a GGUF file: {error}") from error
+        return strings
+
+
+Value = Scalar | GgufArray
 
 
 @dataclass(frozen=True)
@@ -134,7 +162,15 @@ class _Header:
         kind = GGUFValueType(self._scalar("I"))
         if kind == GGUFValueType.ARRAY:
             raise ValueError("an array of arrays")
-        return [self._element(kind) for _ in range(self._count(MAX_ARRAY_LENGTH, "array elements"))]
+        length = self._count(MAX_ARRAY_LENGTH, "array elements")
+        if kind != GGUFValueType.STRING:
+            return GgufArray(kind, length, self._bytes(length * struct.calcsize("<" + _SCALARS[kind])))
+        start = self._file.tell()
+        for _ in range(length):
+            self._skip(self._scalar("Q"))
+        end = self._file.tell()
+        self._file.seek(start)
+        return GgufArray(kind, length, self._bytes(end - start))
 
     def _element(self, kind: GGUFValueType) -> Scalar:
         return self._string() if kind == GGUFValueType.STRING else self._scalar(_SCALARS[kind])
@@ -152,6 +188,13 @@ class _Header:
         return struct.unpack("<" + code, self._bytes(struct.calcsize("<" + code)))[0]
 
     def _bytes(self, count: int) -> bytes:
+        self._check_end(count)
+        return self._file.read(count)
+
+    def _skip(self, count: int) -> None:
+        self._check_end(count)
+        self._file.seek(count, SEEK_CUR)
+
+    def _check_end(self, count: int) -> None:
         if self._file.tell() + count > min(MAX_METADATA_BYTES, self._file_bytes):
             raise ValueError("its header does not end in time")
-        return self._file.read(count)

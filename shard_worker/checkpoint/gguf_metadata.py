@@ -3,7 +3,7 @@
 from typing import TypeVar, overload
 
 from common.errors import CheckpointError
-from shard_worker.checkpoint.gguf_file import Scalar, Value
+from shard_worker.checkpoint.gguf_file import GgufArray, Scalar, Value
 
 T = TypeVar("T", bound=Scalar)
 
@@ -27,7 +27,8 @@ class GgufMetadata:
             return value
         if value is None:
             return None
-        raise CheckpointError(f"GGUF key {key} is {type(value).__name__}, not {kind.__name__}")
+        found = "an array" if isinstance(value, GgufArray) else type(value).__name__
+        raise CheckpointError(f"GGUF key {key} is {found}, not {kind.__name__}")
 
     def require(self, key: str, kind: type[T]) -> T:
         """Return the entry. Raises CheckpointError when it is missing or has another type."""
@@ -36,16 +37,30 @@ class GgufMetadata:
             raise CheckpointError(f"GGUF key {key} is missing")
         return value
 
-    def array(self, key: str, kind: type[T], length: int | None = None) -> list[T]:
-        """Return the array, of `length` if given. Raises CheckpointError when it is not there or not that."""
+    def array(self, key: str, kind: type[T], length: int | None = None, at_most: int | None = None) -> list[T]:
+        """Return the array, of `length` or `at_most` so many if given.
+
+        Raises CheckpointError when it is not there or not that, before any of its objects is made.
+        """
         self._known.add(key)
         value = self._entries.get(key)
-        if not isinstance(value, list):
+        if not isinstance(value, GgufArray):
             raise CheckpointError(f"GGUF key {key} is {'missing' if value is None else 'not an array'}")
-        items: list[T] = [item for item in value if isinstance(item, kind)]
-        if len(items) != len(value) or length not in (None, len(value)):
+        if length not in (None, value.length):
+            raise CheckpointError(f"GGUF key {key} is not an array of {length} {kind.__name__}")
+        if at_most is not None and value.length > at_most:
+            raise CheckpointError(f"GGUF key {key} is an array of {value.length}, more than {at_most}")
+        items = value.items()
+        wanted: list[T] = [
+            item for item in items if isinstance(item, kind) and isinstance(item, bool) == (kind is bool)
+        ]
+        if len(wanted) != len(items):
             raise CheckpointError(f"GGUF key {key} is not an array of {length or 'some'} {kind.__name__}")
-        return items
+        return wanted
+
+    def is_array(self, key: str) -> bool:
+        """Return whether the entry is there and an array."""
+        return isinstance(self._entries.get(key), GgufArray)
 
     def refuse_unknown(self, prefix: str, harmless: tuple[str, ...] = ()) -> None:
         """Raise CheckpointError for entries under `prefix` not asked for, save those ending in `harmless`."""

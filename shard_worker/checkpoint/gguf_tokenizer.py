@@ -1,6 +1,6 @@
 """The tokenizer's file from a GGUF file's vocabulary."""
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from common.errors import CheckpointError
 from shard_worker.checkpoint.gguf_metadata import GgufMetadata
@@ -11,6 +11,8 @@ LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
     r"\s+(?!\S)|\s+"
 )
+QWEN2_SPLIT = LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
+QWEN2_NAMES = ("qwen2", "deepseek-r1-qwen")
 LLAMA3_NAMES = ("llama-bpe", "llama3", "llama-v3")
 """llama.cpp's names of one and the same pre-tokenizer."""
 
@@ -54,13 +56,15 @@ def _byte_level_bpe(metadata: GgufMetadata, pre: str, tokens: list[str], types: 
     if len(vocabulary) != len(tokens):
         raise CheckpointError("GGUF key tokenizer.ggml.tokens names a token twice")
     merges = []
-    for merge in metadata.array("tokenizer.ggml.merges", str):
+    for merge in metadata.array("tokenizer.ggml.merges", str, at_most=len(tokens)):
         left, space, right = merge.partition(" ")
         if not space or not {left, right, left + right} <= vocabulary.keys():
             raise CheckpointError(f"GGUF key tokenizer.ggml.merges: {merge!r} does not merge two tokens into a third")
         merges.append((left, right))
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=pre in LLAMA3_NAMES))
     tokenizer.pre_tokenizer = pre_tokenizer
+    if pre in QWEN2_NAMES:
+        tokenizer.normalizer = normalizers.NFC()  # Qwen's own tokenizer.json has it, llama.cpp leaves it out
     tokenizer.decoder = decoders.ByteLevel()
     for token, kind in zip(tokens, types, strict=True):
         if kind in (PieceType.CONTROL, PieceType.UNKNOWN):
@@ -71,14 +75,15 @@ def _byte_level_bpe(metadata: GgufMetadata, pre: str, tokens: list[str], types: 
 
 
 def _pre_tokenizer(pre: str) -> pre_tokenizers.PreTokenizer:
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pre not in LLAMA3_NAMES)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pre in ("gpt-2", "smollm"))
     if pre == "gpt-2":
         return byte_level
     if pre == "smollm":
         return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
-    if pre in LLAMA3_NAMES:
-        return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3_SPLIT), "isolated"), byte_level])
-    raise CheckpointError(f"GGUF pre-tokenizer {pre!r} is not supported, only smollm, gpt-2 and llama-bpe")
+    if pre in LLAMA3_NAMES + QWEN2_NAMES:
+        split = LLAMA3_SPLIT if pre in LLAMA3_NAMES else QWEN2_SPLIT
+        return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(split), "isolated"), byte_level])
+    raise CheckpointError(f"GGUF pre-tokenizer {pre!r} is not supported, only smollm, gpt-2, llama-bpe and qwen2")
 
 
 def _sentencepiece_bpe(metadata: GgufMetadata, tokens: list[str], types: list[PieceType]) -> bytes:

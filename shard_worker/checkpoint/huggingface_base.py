@@ -1,45 +1,52 @@
 """What all of the hub's families say alike in config.json, and how it becomes our architecture."""
 
 import json
-import math
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from common.errors import CheckpointError
-from common.manifest import Architecture, LinearScaling, LongRopeScaling, Rope, RopeScaling, Variations
+from common.manifest import MAX_FEED_FORWARDS, Architecture, Rope, Variations
 from shard_worker.checkpoint.huggingface_names import LLAMA_NAMES, HubNames
+from shard_worker.checkpoint.huggingface_rope import RopeParameters, RopeType, Section
 
 LayerType = Literal["full_attention", "sliding_attention"]
-RopeType = Literal["default", "llama3", "linear", "longrope", "su"]
+AutoMap = dict[Literal["AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoTokenizer"], str]
+"""Custom code on the hub, from before transformers had the model. It is never run."""
 
 
-class Section(BaseModel):
-    """Refuses keys it does not know and values of another type."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
-
-
-class RopeParameters(Section):
-    """rope_scaling, or since transformers 5 rope_parameters. Each family says which types it knows."""
-
-    rope_type: RopeType | None = None
-    type: RopeType | None = None
-    rope_theta: float | None = None
-    factor: float | None = None
-    low_freq_factor: float | None = None
-    high_freq_factor: float | None = None
-    original_max_position_embeddings: int | None = None
-    short_factor: list[float] | None = None
-    long_factor: list[float] | None = None
-    attention_factor: float | None = None
-    partial_rotary_factor: float | None = Field(default=None, gt=0, le=1)
-
-    @property
-    def kind(self) -> RopeType:
-        """The type, under whichever key. LongRoPE was called "su" at first."""
-        stated = self.rope_type or self.type or "default"
-        return "longrope" if stated == "su" else stated
+HARMLESS_KEYS = frozenset(
+    {
+        "_from_model_config",
+        "_name_or_path",
+        "architectures",
+        "attention_dropout",
+        "bos_token_id",
+        "cache_implementation",
+        "chunk_size_feed_forward",
+        "dtype",
+        "gradient_checkpointing",
+        "id2label",
+        "initializer_range",
+        "is_llama_config",
+        "label2id",
+        "max_sequence_length",
+        "output_attentions",
+        "output_hidden_states",
+        "pad_token_id",
+        "pretraining_tp",
+        "problem_type",
+        "return_dict",
+        "tokenizer_class",
+        "torch_dtype",
+        "transformers.js_config",
+        "transformers_version",
+        "unsloth_fixed",
+        "unsloth_version",
+        "use_cache",
+    }
+)
+"""Keys that say nothing about what a forward pass computes."""
 
 
 class HuggingFaceConfig(Section):
@@ -49,7 +56,7 @@ class HuggingFaceConfig(Section):
     """
 
     default_theta: ClassVar[float] = 10_000.0
-    rope_types: ClassVar[tuple[RopeType, ...]] = ("default", "llama3")
+    rope_types: ClassVar[tuple[RopeType, ...]] = ("default", "linear", "dynamic", "llama3", "yarn")
     names: ClassVar[HubNames] = LLAMA_NAMES
 
     model_type: str
@@ -71,11 +78,14 @@ class HuggingFaceConfig(Section):
     rope_scaling: RopeParameters | None = None
     rope_parameters: RopeParameters | None = None
     eos_token_id: int | list[int] | None = None
+    quantization_config: dict[str, Any] | None = None  # huggingface_int4 reads it
 
     def architecture(self) -> Architecture:
         """Return the architecture. Raises CheckpointError when the numbers do not make one."""
         if self.num_attention_heads < 1:
             raise CheckpointError("config.json: num_attention_heads is not positive")
+        if self.num_hidden_layers > MAX_FEED_FORWARDS:
+            raise CheckpointError(f"config.json: num_hidden_layers = {self.num_hidden_layers}")
         try:
             variations = self.variations()
             return Architecture.model_validate(
@@ -89,7 +99,7 @@ class HuggingFaceConfig(Section):
                     "head_dim": self.head_size,
                     "vocabulary_size": self.vocab_size,
                     "context_length": self.context_length(),
-                    "norm_eps": self.rms_norm_eps,
+                    "norm_eps": self.norm_eps,
                     "rope": self.rope(),
                     "tied_embeddings": self.tie_word_embeddings,
                     "variations": variations,
@@ -120,6 +130,11 @@ class HuggingFaceConfig(Section):
         }
 
     @property
+    def norm_eps(self) -> float:
+        """What is added to a norm's mean of squares, or to its variance."""
+        return self.rms_norm_eps
+
+    @property
     def kv_heads(self) -> int:
         """How many there are: as many as query heads where nothing is said."""
         return self.num_key_value_heads if self.num_key_value_heads is not None else self.num_attention_heads
@@ -131,7 +146,8 @@ class HuggingFaceConfig(Section):
 
     def context_length(self) -> int:
         """Return how many positions the model serves."""
-        return self.max_position_embeddings
+        rope = self.rope_parameters or self.rope_scaling
+        return max(self.max_position_embeddings, rope.extended_context if rope else 0)
 
     def windows(self, window: int | None, layer_types: list[LayerType] | None) -> tuple[int | None, ...]:
         """Return each layer's window; one that no context outgrows is none. Raises CheckpointError for no such list."""
@@ -159,31 +175,7 @@ class HuggingFaceConfig(Section):
             raise CheckpointError(f"config.json: rope type {rope.kind!r} is not supported for {self.model_type}")
         if rope.partial_rotary_factor not in (None, 1) and "partial_rotary_factor" not in type(self).model_fields:
             raise CheckpointError(f"config.json: partial_rotary_factor = {rope.partial_rotary_factor} is not supported")
-        fields: dict[str, Any] = {"factor": rope.factor}
-        match rope.kind:
-            case "default":
-                return Rope(theta=theta)
-            case "linear":
-                return Rope(theta=theta, scaling=LinearScaling(kind="linear", **fields))
-            case "llama3":
-                fields |= {
-                    "low_frequency_factor": rope.low_freq_factor,
-                    "high_frequency_factor": rope.high_freq_factor,
-                    "original_context_length": rope.original_max_position_embeddings,
-                }
-                return Rope(theta=theta, scaling=RopeScaling(kind="llama3", **fields))
-            case "longrope" | "su":
-                return Rope(theta=theta, scaling=self._short_longrope(rope))
-
-    def _short_longrope(self, rope: RopeParameters) -> LongRopeScaling:
-        """Return the factors of contexts up to the original length; `context_length` sees to it that none is longer."""
-        original = self.context_length()
-        factor = rope.factor or self.max_position_embeddings / original
-        attention = rope.attention_factor
-        if attention is None:
-            attention = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
-        fields: dict[str, Any] = {"factors": rope.short_factor, "attention_factor": attention}
-        return LongRopeScaling(kind="longrope", **fields)
+        return rope.rope(theta, self.max_position_embeddings, self.context_length())
 
 
 def problems(error: ValidationError) -> str:

@@ -7,39 +7,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from common.errors import CheckpointError
-from shard_worker.checkpoint.huggingface_base import HuggingFaceConfig, problems
+from shard_worker.checkpoint.huggingface_base import HARMLESS_KEYS, HuggingFaceConfig, problems
 from shard_worker.checkpoint.huggingface_families import FAMILIES
 
 MAX_JSON_BYTES = 64 << 20
-
-HARMLESS_KEYS = frozenset(
-    {
-        "_name_or_path",
-        "architectures",
-        "attention_dropout",
-        "bos_token_id",
-        "cache_implementation",
-        "chunk_size_feed_forward",
-        "dtype",
-        "id2label",
-        "initializer_range",
-        "is_llama_config",
-        "label2id",
-        "output_attentions",
-        "output_hidden_states",
-        "pad_token_id",
-        "pretraining_tp",
-        "problem_type",
-        "return_dict",
-        "torch_dtype",
-        "transformers.js_config",
-        "transformers_version",
-        "unsloth_fixed",
-        "unsloth_version",
-        "use_cache",
-    }
-)
-"""Keys that say nothing about what a forward pass computes."""
 
 
 def read_config(folder: Path) -> HuggingFaceConfig:
@@ -53,16 +24,22 @@ def read_config(folder: Path) -> HuggingFaceConfig:
 
 def parse_config(path: Path, fields: dict[str, Any]) -> HuggingFaceConfig:
     """Return the config of these `fields`, which are those of `path`. Raises CheckpointError as `read_config`."""
-    model_type = fields.get("model_type")
+    model_type = fields.get("model_type", _model_type_of_class(fields.get("architectures")))
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise CheckpointError(
             f"{path} is not supported: model_type = {json.dumps(model_type)[:80]} is none of "
             + ", ".join(sorted(FAMILIES))
         )
     try:
-        return FAMILIES[model_type].model_validate({k: v for k, v in fields.items() if k not in HARMLESS_KEYS})
+        read = {key: value for key, value in fields.items() if key not in HARMLESS_KEYS}
+        return FAMILIES[model_type].model_validate(read | {"model_type": model_type})
     except ValidationError as error:
         raise CheckpointError(f"{path} is not supported: {problems(error)}") from error
+
+
+def _model_type_of_class(architectures: object) -> str | None:
+    """Return the model_type that a file leaves out because its class is custom code, which states it instead."""
+    return "grok-1" if architectures == ["Grok1ModelForCausalLM"] else None
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

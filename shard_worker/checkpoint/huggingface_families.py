@@ -9,14 +9,11 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from common.manifest import Variations
-from shard_worker.checkpoint.huggingface_base import HuggingFaceConfig, LayerType, RopeParameters, RopeType
-from shard_worker.checkpoint.huggingface_names import (
-    GEMMA2_NAMES,
-    GEMMA_NAMES,
-    MIXTRAL_NAMES,
-    PHI3_NAMES,
-    HubNames,
-)
+from shard_worker.checkpoint.huggingface_base import AutoMap, HuggingFaceConfig, LayerType
+from shard_worker.checkpoint.huggingface_custom import BaichuanConfig, GrokConfig
+from shard_worker.checkpoint.huggingface_experts import DbrxConfig, MixtralConfig
+from shard_worker.checkpoint.huggingface_names import GEMMA2_NAMES, GEMMA_NAMES, PHI3_NAMES, HubNames
+from shard_worker.checkpoint.huggingface_rope import RopeParameters, RopeType
 
 
 class LlamaConfig(HuggingFaceConfig):
@@ -108,8 +105,7 @@ class Phi3Config(HuggingFaceConfig):
     interpolate_factor: Literal[1] = 1
     embd_pdrop: float = 0.0  # this and the next one are of training
     resid_pdrop: float = 0.0
-    # Custom code on the hub, from before transformers had the model; it is never run.
-    auto_map: dict[Literal["AutoConfig", "AutoModelForCausalLM", "AutoTokenizer"], str] = Field(default_factory=dict)
+    auto_map: AutoMap = Field(default_factory=dict)
 
     def context_length(self) -> int:
         """Return the context of the frequencies that are stored."""
@@ -179,6 +175,13 @@ class Gemma2Config(_LaterGemmaConfig):
     model_type: Literal["gemma2"]  # type: ignore[assignment]
     final_logit_softcapping: float | None = 30.0
     attn_logit_softcapping: float | None = 50.0
+    sliding_window_size: int | None = None  # the window again, in some of the hub's files
+
+    @model_validator(mode="after")
+    def _has_one_window(self) -> "Gemma2Config":
+        if self.sliding_window_size not in (None, self.sliding_window):
+            raise ValueError(f"sliding_window_size {self.sliding_window_size}, sliding_window {self.sliding_window}")
+        return self
 
     def gemma_variations(self) -> dict[str, Any]:
         """Add the caps."""
@@ -226,31 +229,6 @@ class Gemma3Config(_LaterGemmaConfig):
         }
 
 
-class MixtralConfig(HuggingFaceConfig):
-    """Mixtral 8x7B (Jiang et al. 2024): experts instead of one feed-forward network."""
-
-    default_theta: ClassVar[float] = 1_000_000.0
-    names: ClassVar[HubNames] = MIXTRAL_NAMES
-
-    model_type: Literal["mixtral"]
-    num_key_value_heads: int | None
-    hidden_act: Literal["silu"] = "silu"
-    sliding_window: int | None = None
-    num_local_experts: int = 8
-    num_experts_per_tok: int = 2
-    output_router_logits: bool = False  # this and the next two are of training
-    router_aux_loss_coef: float = 0.0
-    router_jitter_noise: float = 0.0
-
-    def variations(self) -> Variations:
-        """Return the experts, and windows."""
-        changes = {
-            "experts": {"count": self.num_local_experts, "per_token": self.num_experts_per_tok},
-            "windows": self.windows(self.sliding_window, None),
-        }
-        return Variations.model_validate(self.llama_variations() | changes)
-
-
 FAMILIES: dict[str, type[HuggingFaceConfig]] = {
     "llama": LlamaConfig,
     "mistral": MistralConfig,
@@ -261,5 +239,8 @@ FAMILIES: dict[str, type[HuggingFaceConfig]] = {
     "gemma2": Gemma2Config,
     "gemma3_text": Gemma3Config,
     "mixtral": MixtralConfig,
+    "dbrx": DbrxConfig,
+    "grok-1": GrokConfig,
+    "baichuan": BaichuanConfig,
 }
 """By model_type."""

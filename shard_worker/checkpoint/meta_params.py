@@ -9,7 +9,8 @@ from safetensors import SafetensorError, safe_open
 
 from common.errors import CheckpointError
 from common.manifest import Architecture, Rope, RopeScaling
-from shard_worker.checkpoint.huggingface_base import Section, problems
+from shard_worker.checkpoint.huggingface_base import problems
+from shard_worker.checkpoint.huggingface_rope import Section
 
 # Meta's `apply_scaling` (llama-models, llama3/reference_impl/model.py), of Llama 3.1.
 SCALING = {"factor": 8.0, "low_frequency_factor": 1.0, "high_frequency_factor": 4.0, "original_context_length": 8192}

@@ -2,8 +2,10 @@
 
 import json
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError
@@ -13,6 +15,8 @@ from shard_worker.checkpoint.layout import SAFETENSORS_DTYPES
 
 MAX_HEADER_BYTES = 4 << 20
 MAX_TENSORS = 20_000
+MAX_COMMAS = 10 * MAX_TENSORS
+"""A tensor needs four to seven. Lists of nothing but commas would take many times the header's size as objects."""
 LENGTH_BYTES = 8
 
 
@@ -39,9 +43,9 @@ _ENTRIES = TypeAdapter(dict[str, _Entry])
 def read_header(path: Path) -> dict[str, StoredTensor]:
     """Return the tensors of the safetensors file `path` by name.
 
-    Raises CheckpointError when the header is larger than 4 MiB, names more than 20,000 tensors, holds a type
-    other than those of SAFETENSORS_DTYPES, or does not account for the file's size to the byte. That tensors neither
-    overlap nor leave gaps is checked by the safetensors library when it opens the file.
+    Raises CheckpointError when the header is larger than 4 MiB, names more than 20,000 tensors or one twice, holds a
+    type other than those of SAFETENSORS_DTYPES, or does not account for the file's size to the byte. That tensors
+    neither overlap nor leave gaps is checked by the safetensors library when it opens the file.
     """
     try:
         file_bytes = path.stat().st_size
@@ -50,10 +54,12 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             if header_bytes > min(MAX_HEADER_BYTES, file_bytes - LENGTH_BYTES):
                 raise CheckpointError(f"{path}: a header of {header_bytes} bytes is too large")
             header = file.read(header_bytes)
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # a name with a zero byte, say, is a ValueError
+        raise CheckpointError(f"{str(path)!r}: {getattr(error, 'strerror', None) or error}") from error
     try:
-        fields = json.loads(header)
+        if header.count(b",") > MAX_COMMAS or header.count(b":") > MAX_COMMAS:
+            raise CheckpointError(f"{path}: its header lists more than {MAX_TENSORS} tensors")
+        fields = json.loads(header, object_pairs_hook=_once_each)
         if not isinstance(fields, dict):
             raise ValueError("it is not an object")
         fields.pop("__metadata__", None)
@@ -69,6 +75,14 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             f"{path}: {file_bytes} bytes, but the header accounts for {LENGTH_BYTES + header_bytes + end}"
         )
     return {name: _stored(path, name, entry) for name, entry in entries.items()}
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"{twice} is there twice")
+    return fields
 
 
 def _stored(path: Path, name: str, entry: _Entry) -> StoredTensor:

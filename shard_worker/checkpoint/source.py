@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 import torch
 
-from common.manifest import Architecture
+from common.manifest import UNQUANTIZED, Architecture, Quantization
 
 TokenizerKind = Literal["tokenizer_json", "sentencepiece", "tiktoken"]
 TOKENIZER_FILES: dict[TokenizerKind, str] = {
@@ -42,7 +42,10 @@ class Tensors(Protocol):
 
 @dataclass(frozen=True)
 class ForeignModel:
-    """A model that is not in our format yet. `source` says where it is from, the same on every machine."""
+    """A model that is not in our format yet. `source` says where it is from, the same on every machine.
+
+    Where `quantization` says so, `tensors` are those of a quantised checkpoint already.
+    """
 
     source: str
     architecture: Architecture
@@ -50,6 +53,7 @@ class ForeignModel:
     chat_template: str | None
     end_of_text_ids: tuple[int, ...]
     tensors: Tensors
+    quantization: Quantization = UNQUANTIZED
 
 
 def row_blocks(rows: int, row_elements: int) -> Iterator[slice]:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from common.errors import CheckpointError
-from common.manifest import MANIFEST_FILE, UNQUANTIZED, FileDigest, Manifest, Quantization, TokenizerFile
-from shard_worker.checkpoint.layout import Dtype, TensorSpec, expected_tensors
+from common.manifest import MANIFEST_FILE, FileDigest, Manifest, TokenizerFile
+from shard_worker.checkpoint.layout import TensorSpec, expected_tensors
 from shard_worker.checkpoint.output_folder import OutputFolder
 from shard_worker.checkpoint.reader import Progress, verify
 from shard_worker.checkpoint.safetensors_stream import serialised
 from shard_worker.checkpoint.source import TOKENIZER_FILES, ForeignModel
 from shard_worker.checkpoint.turn_end import turn_end_id
+from shard_worker.checkpoint.weight_shapes import Dtype
 
 MAX_FILE_BYTES = 2 << 30
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
@@ -27,19 +28,19 @@ def write_checkpoint(
     dtype: Dtype,
     progress: Progress,
     max_file_bytes: int = MAX_FILE_BYTES,
-    quantization: Quantization = UNQUANTIZED,
+    stage: str = "converting",
 ) -> Manifest:
-    """Make the checkpoint `name` of `model` in `output`, linear weights in `dtype`, and return its manifest.
+    """Make the checkpoint `name` of `model` in `output`, float matrices in `dtype`, and return its manifest.
 
-    Where `quantization` says so, the model's tensors are those of a quantised checkpoint already. Holds one block of
-    one tensor in memory. Everything written is read back and hashed before it is shown. Raises CheckpointError when a
-    tensor of the model has the wrong shape, or one of its ids is no token.
+    `stage` is what `progress` is told while weights are written.
+
+    Holds one block of one tensor in memory. Everything written is read back and hashed before it is shown. Raises
+    CheckpointError when a tensor of the model has the wrong shape, or one of its ids is no token.
     """
     end_of_text_ids = _end_of_text_ids(model)
     _check_ids(model)
     folder = output.partial
-    specs = expected_tensors(model.architecture, dtype, quantization)
-    stage = "converting" if quantization.mode == "none" else "quantizing"
+    specs = expected_tensors(model.architecture, dtype, model.quantization)
     files = _write_weights(model, folder, specs, lambda done, total: progress(stage, done, total), max_file_bytes)
     tokenizer_file = TOKENIZER_FILES[model.tokenizer.kind]
     files[tokenizer_file] = _write(folder / tokenizer_file, [model.tokenizer.data])
@@ -50,7 +51,7 @@ def write_checkpoint(
         source=model.source,
         architecture=model.architecture,
         dtype=dtype,
-        quantization=quantization,
+        quantization=model.quantization,
         tokenizer=TokenizerFile(
             kind=model.tokenizer.kind,
             file=tokenizer_file,

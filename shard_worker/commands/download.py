@@ -4,6 +4,7 @@ import click
 
 from common.manifest import MANIFEST_FILE
 from common.model_store import EMBEDDED_MODEL, model_folder
+from shard_worker.checkpoint.wanted import wanted
 from shard_worker.commands.progress import ProgressBars
 
 
@@ -14,13 +15,15 @@ from shard_worker.commands.progress import ProgressBars
 def download(name: str, force: bool, verify: bool) -> None:
     """Fetch the model NAME into the store and convert it.
 
-    NAME is smollm2-135m-instruct (the default), or a repository of the Hugging Face hub, owner/name, whose
-    weights are safetensors of a family we know. The store is $TANDEM_HOME, by default ~/.cache/tandem.
+    NAME is smollm2-135m-instruct (the default), another name that `tandem models` lists, a repository of the Hugging
+    Face hub, owner/name, whose weights are safetensors of a family we know, or the path of what `tandem convert` reads.
+    The store is $TANDEM_HOME, by default ~/.cache/tandem.
     """
-    folder = model_folder(name)
+    meant = wanted(name)
+    folder = model_folder(meant.name)
     present = (folder / MANIFEST_FILE).is_file() and not force
     if present and not verify:
-        click.echo(f"{name} is there already: {folder}")
+        click.echo(f"{meant.name} is there already: {folder}")
         return
     # Imported here since they bring torch, which the lines above do without.
     from shard_worker.checkpoint.download import fetch
@@ -31,4 +34,4 @@ def download(name: str, force: bool, verify: bool) -> None:
             verify_files(folder, progress)
         else:
             fetch(name, progress, replace=force)
-    click.echo(f"{name} is {'there already, and whole' if present else 'ready'}: {folder}")
+    click.echo(f"{meant.name} is {'there already, and whole' if present else 'ready'}: {folder}")

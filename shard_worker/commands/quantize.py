@@ -8,8 +8,7 @@ import click
 from common.manifest import MANIFEST_FILE, read_manifest
 from common.model_store import model_folder, resolve
 from shard_worker.commands.new_checkpoint import force_option, new_checkpoint
-
-DEFAULT_GROUP_SIZE = 32
+from shard_worker.quantization.stated import DEFAULT_GROUP_SIZE
 
 
 @click.command()

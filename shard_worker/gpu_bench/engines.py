@@ -7,7 +7,8 @@ import torch
 
 from common.manifest import UNQUANTIZED, Architecture, Quantization
 from common.step_protocol import PROTOCOL_VERSION
-from shard_worker.checkpoint.layout import Dtype, expected_tensors
+from shard_worker.checkpoint.layout import expected_tensors
+from shard_worker.checkpoint.weight_shapes import Dtype
 from shard_worker.engine import DTYPES, Engine
 from shard_worker.gpu.selection import gpu_decoder
 from shard_worker.gpu_bench.stages import Mode
@@ -18,7 +19,7 @@ from shard_worker.model.weights import load_model
 from shard_worker.native.selection import native_decoder
 from shard_worker.parallel import RankGroup
 from shard_worker.partition import partition
-from shard_worker.quantization.nearest import quantization_of
+from shard_worker.quantization.stated import quantization_of
 from tandem.shard.v1 import shard_service_pb2 as pb
 
 Kernels = Literal["auto", "unrecorded", "off"]

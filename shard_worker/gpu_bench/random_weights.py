@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from common.manifest import Architecture, Quantization
-from shard_worker.checkpoint.layout import DTYPES, Dtype, TensorSpec, expected_tensors, matrix_format, weight_shapes
+from shard_worker.checkpoint.layout import DTYPES, TensorSpec, expected_tensors
 from shard_worker.checkpoint.source import row_blocks
+from shard_worker.checkpoint.weight_shapes import Dtype, matrix_format, weight_shapes
 
 # Standard deviations of what is drawn: uniform in -127..127, and in 0..15.
 _STD_INT8 = 73.3

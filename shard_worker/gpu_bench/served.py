@@ -71,9 +71,6 @@ def write_random_checkpoint(folder: Path, shape: str, mode: Mode, device: torch.
     architecture = KNOWN_SHAPES[shape]
     quantization = quantization_for(architecture, mode)
     tensors = RandomWeights(architecture, quantization, "bfloat16", device)
-    model = replace(random_model(shape, 0), tensors=tensors)
+    model = replace(random_model(shape, 0), tensors=tensors, quantization=quantization)
     with OutputFolder(folder) as output:
-        write_checkpoint(
-            model, output, f"{shape}-{mode}-random", "bfloat16", lambda what, done, total: None,
-            quantization=quantization,
-        )  # fmt: skip
+        write_checkpoint(model, output, f"{shape}-{mode}-random", "bfloat16", lambda what, done, total: None)

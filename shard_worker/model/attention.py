@@ -22,6 +22,7 @@ class RowBucket:
 
     tokens_Bn: Tensor  # index of each token in the step
     slots_BL: Tensor  # KV slots of the context
+    positions_Bn: Tensor
     mask_BnL: Tensor  # 0 where a token may look, -inf elsewhere; the model's type
     windowed: Mapping[int, Tensor] = field(default_factory=dict)  # by window: the mask of layers that have it
 
@@ -45,6 +46,7 @@ class Scoring:
     scale: float | None = None
     soft_cap: float | None = None
     window: int | None = None
+    slopes_H: Tensor | None = None  # of linear biases, float32
 
 
 PLAIN = Scoring()
@@ -72,7 +74,7 @@ def fast_attention(
     """Return softmax(scale q k) v for every token, [N, H, D], with PyTorch's fused kernel, a bucket at a time.
 
     The queries of one KV head are folded into the query length, so keys and values are never copied per query head.
-    Soft-capped scores, which the fused kernel does not know, are formed as a whole.
+    Scores with a soft cap or linear biases, which the fused kernel does not know, are formed as a whole.
     """
     out_NHD = torch.empty_like(q_NHD)
     for bucket in buckets:
@@ -86,10 +88,12 @@ def fast_attention(
         q_BnKGD = q_NHD[bucket.tokens_Bn].view(B, n, K, group, D)
         q_BKnD = q_BnKGD.permute(0, 2, 3, 1, 4).reshape(B, K, group * n, D)
         mask = bucket.mask(scoring.window).unsqueeze(1).expand(B, group, n, L).reshape(B, 1, group * n, L)
-        if scoring.soft_cap is None:
+        if scoring.soft_cap is None and scoring.slopes_H is None:
             o_BKnD = F.scaled_dot_product_attention(q_BKnD, k_BKLD, v_BKLD, attn_mask=mask, scale=scoring.scale)
         else:
             scores_BKnL = _scores(q_BKnD, k_BKLD, scoring) + mask
+            if scoring.slopes_H is not None:
+                scores_BKnL = scores_BKnL + _biases(bucket, L, scoring.slopes_H).view(B, K, group * n, L)
             o_BKnD = torch.softmax(scores_BKnL, dim=-1, dtype=torch.float32).to(q_BKnD.dtype) @ v_BKLD
         o_BnHD = o_BKnD.view(B, K, group, n, D).permute(0, 3, 1, 2, 4).reshape(B, n, K * group, D)
         out_NHD[bucket.tokens_Bn] = o_BnHD
@@ -107,7 +111,10 @@ def reference_attention(
         v_BHLD = v_BKLD[:, heads.kv_of_query_H].float()
         q_BHnD = q_NHD[bucket.tokens_Bn].float().transpose(1, 2)
         mask = bucket.mask(scoring.window).float().unsqueeze(1)
-        weights_BHnL = torch.softmax(_scores(q_BHnD, k_BHLD, scoring) + mask, dim=-1)
+        scores_BHnL = _scores(q_BHnD, k_BHLD, scoring) + mask
+        if scoring.slopes_H is not None:
+            scores_BHnL = scores_BHnL + _biases(bucket, k_BHLD.shape[2], scoring.slopes_H)
+        weights_BHnL = torch.softmax(scores_BHnL, dim=-1)
         o_BnHD = torch.einsum("bhnl,bhld->bnhd", weights_BHnL, v_BHLD)
         out_NHD[bucket.tokens_Bn] = o_BnHD.to(q_NHD.dtype)
     return out_NHD
@@ -117,6 +124,24 @@ def _scores(q: Tensor, k: Tensor, scoring: Scoring) -> Tensor:
     """Return the scores of queries [..., n, D] and keys [..., L, D] before the mask, [..., n, L]."""
     scores = q @ k.transpose(-1, -2) * (scoring.scale or 1 / math.sqrt(q.shape[-1]))
     return scores if scoring.soft_cap is None else scoring.soft_cap * torch.tanh(scores / scoring.soft_cap)
+
+
+def _biases(bucket: RowBucket, context: int, slopes_H: Tensor) -> Tensor:
+    """Return what linear biases add to the scores, float32[B, H, n, L]: the farther a key, the less."""
+    places_L = torch.arange(context, device=slopes_H.device)
+    distances_BnL = bucket.positions_Bn[:, :, None] - places_L
+    return -slopes_H[:, None, None] * distances_BnL[:, None]
+
+
+def alibi_slopes(heads: int) -> list[float]:
+    """Return the slope of each of a model's query heads (Press et al. 2022).
+
+    2**(-8/n), 2**(-16/n), ... for a power of two n; for other numbers the slopes of the next lower one, and then every
+    second of the next higher one.
+    """
+    power = 1 << (heads.bit_length() - 1)
+    slopes = [2.0 ** (-8 * (head + 1) / power) for head in range(power)]
+    return slopes if heads == power else slopes + alibi_slopes(2 * power)[::2][: heads - power]
 
 
 ATTENTION_PATHS: dict[str, AttentionPath] = {"fast": fast_attention, "reference": reference_attention}

@@ -41,7 +41,7 @@ class Experts(nn.Module):
 
     def __init__(self, arch: Architecture, part: Partition, group: RankGroup, shape: ExpertShape) -> None:
         super().__init__()
-        self.per_token, self.group = shape.per_token, group
+        self.per_token, self.normalized, self.group = shape.per_token, shape.normalized, group
         self.router = place(shape.count, arch.hidden_size)
         self.experts = nn.ModuleList(FeedForward(arch, part) for _ in range(shape.count))
 
@@ -49,7 +49,8 @@ class Experts(nn.Module):
         """Return this rank's part of the chosen experts' weighted outputs, [N, M]."""
         scores_NE = self._scores(x_NM)
         weights_Nk, chosen_Nk = torch.softmax(scores_NE, dim=-1).topk(self.per_token, dim=-1)
-        weights_Nk = weights_Nk / weights_Nk.sum(dim=-1, keepdim=True)
+        if self.normalized:
+            weights_Nk = weights_Nk / weights_Nk.sum(dim=-1, keepdim=True)
         part_NM = torch.zeros_like(x_NM)
         for expert in torch.unique(chosen_Nk).tolist():
             tokens_n, places_n = torch.where(chosen_Nk == expert)

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.manifest import Architecture
-from shard_worker.model.attention import PLAIN, AttentionPath, HeadMap, RowBucket, Scoring
+from common.manifest import Architecture, Variations
+from shard_worker.model.attention import PLAIN, AttentionPath, HeadMap, RowBucket, Scoring, alibi_slopes
 from shard_worker.model.feed_forward import Experts, FeedForward, place
 from shard_worker.model.kv_cache import KVCache
 from shard_worker.model.rope import RopeTable, rotate
@@ -35,16 +35,16 @@ class StepInputs:
 
 
 class Norm(nn.Module):
-    """Root mean square norm, float32 inside."""
+    """Root mean square norm, or one that subtracts the mean first; float32 inside."""
 
-    def __init__(self, width: int, eps: float) -> None:
+    def __init__(self, width: int, eps: float, centered: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(width, dtype=torch.float32))
-        self.eps = eps
+        self.eps, self._norm = eps, F.layer_norm if centered else F.rms_norm
 
     def forward(self, x_NM: Tensor) -> Tensor:
         """Return the normed rows in x's type."""
-        return F.rms_norm(x_NM.float(), (x_NM.shape[-1],), self.weight, self.eps).to(x_NM.dtype)
+        return self._norm(x_NM.float(), (x_NM.shape[-1],), self.weight, eps=self.eps).to(x_NM.dtype)
 
 
 class Attention(nn.Module):
@@ -55,9 +55,10 @@ class Attention(nn.Module):
         v = arch.variations
         self.queries, self.kv, self.head_dim = part.query_heads.size, part.kv_heads.size, arch.head_dim
         self.path, self.heads = path, heads
-        self.scoring = PLAIN if v is None else Scoring(v.attention_scale, v.attention_soft_cap, v.windows[index])
+        self.scoring = PLAIN if v is None else _scoring(v, arch.query_heads, part, heads.kv_of_query_H.device, index)
         self.qkv = place((self.queries + 2 * self.kv) * arch.head_dim, arch.hidden_size)
         self.qkv_bias = nn.Parameter(torch.empty(self.qkv.out_features)) if v is not None and v.qkv_bias else None
+        self.qkv_clip = None if v is None else v.qkv_clip
         self.query_norm, self.key_norm = (
             Norm(arch.head_dim, arch.norm_eps) if v is not None and v.qk_norm else None for _ in range(2)
         )
@@ -68,6 +69,8 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Return this rank's part of the attention output, [N, M]; writes the step's keys and values."""
         qkv = self.qkv(x_NM) if self.qkv_bias is None else self.qkv(x_NM) + self.qkv_bias
+        if self.qkv_clip is not None:
+            qkv = qkv.clamp(-self.qkv_clip, self.qkv_clip)
         qkv_NHD = qkv.view(x_NM.shape[0], -1, self.head_dim)
         qk_NHD = rotate(self._normed(qkv_NHD[:, : self.queries + self.kv]), *rope)
         v_NKD = qkv_NHD[:, self.queries + self.kv :]
@@ -92,10 +95,10 @@ class Layer(nn.Module):
         super().__init__()
         v = arch.variations
         self.rotates_locally = v is not None and v.local_rope is not None and v.windows[index] is not None
-        self.attention_norm = Norm(arch.hidden_size, arch.norm_eps)
+        self.attention_norm = _norm(arch)
         self.attention = Attention(arch, part, path, heads, index)
         self.attention_output_norm = _output_norm(arch)
-        self.feed_forward_norm = Norm(arch.hidden_size, arch.norm_eps)
+        self.feed_forward_norm = _norm(arch)
         experts = None if v is None else v.experts
         self.feed_forward = FeedForward(arch, part) if experts is None else Experts(arch, part, group, experts)
         self.feed_forward_output_norm = _output_norm(arch)
@@ -126,13 +129,14 @@ class Llama(nn.Module):
         heads = HeadMap(torch.tensor(part.kv_of_query, device=rope.cos.device), part.queries_per_kv)
         self.embedding = place(part.vocabulary.size, arch.hidden_size)
         self.layers = nn.ModuleList(Layer(arch, part, path, heads, group, index) for index in range(arch.layers))
-        self.norm = Norm(arch.hidden_size, arch.norm_eps)
+        self.norm = _norm(arch)
         self.head = place(part.vocabulary.size, arch.hidden_size)
         self.rope, self.local_rope = rope, local_rope
         self.departures = arch.departures
         v = arch.variations
         self.windows = frozenset(window for window in (() if v is None else v.windows) if window is not None)
         self._embedding_scale = 1.0 if v is None else v.embedding_scale
+        self._logit_scale = 1.0 if v is None else v.logit_scale
         self._logit_soft_cap = None if v is None else v.logit_soft_cap
 
     def forward(self, step: StepInputs, cache: KVCache) -> Tensor:
@@ -159,6 +163,8 @@ class Llama(nn.Module):
     def logits(self, hidden_PM: Tensor) -> Tensor:
         """Return float32[P, V]: the logits over this rank's slice of the vocabulary."""
         logits_PV: Tensor = self.head(hidden_PM)
+        if self._logit_scale != 1:
+            logits_PV = logits_PV * self._logit_scale
         cap = self._logit_soft_cap
         return logits_PV if cap is None else cap * torch.tanh(logits_PV / cap)
 
@@ -171,6 +177,16 @@ class Llama(nn.Module):
         return self.embedding.rows(local_N.where(mine_N, 0), self.dtype) * mine_N.unsqueeze(-1)
 
 
+def _scoring(v: Variations, heads: int, part: Partition, device: torch.device, index: int) -> Scoring:
+    own = slice(part.query_heads.start, part.query_heads.stop)
+    slopes_H = torch.tensor(alibi_slopes(heads)[own], device=device) if v.alibi else None
+    return Scoring(v.attention_scale, v.attention_soft_cap, v.windows[index], slopes_H)
+
+
 def _output_norm(arch: Architecture) -> nn.Module:
     has_one = arch.variations is not None and arch.variations.output_norms
-    return Norm(arch.hidden_size, arch.norm_eps) if has_one else nn.Identity()
+    return _norm(arch) if has_one else nn.Identity()
+
+
+def _norm(arch: Architecture) -> Norm:
+    return Norm(arch.hidden_size, arch.norm_eps, arch.variations is not None and arch.variations.layer_norms)

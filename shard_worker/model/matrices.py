@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from common.manifest import Quantization
-from shard_worker.checkpoint.layout import matrix_format
+from shard_worker.checkpoint.weight_shapes import matrix_format
 from shard_worker.model.linear import FloatLinear, Int4Linear, Int8Linear, Linear
 from shard_worker.partition import Span
 

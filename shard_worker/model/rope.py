@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from common.manifest import LinearScaling, LongRopeScaling, Rope, RopeScaling
+from common.manifest import LinearScaling, LongRopeScaling, Rope, RopeScaling, YarnScaling
 
 
 def inverse_frequencies(rope: Rope, rotary_dim: int) -> Tensor:
@@ -23,6 +23,8 @@ def inverse_frequencies(rope: Rope, rotary_dim: int) -> Tensor:
             return _scale_llama3(frequencies, rope.scaling)
         case LinearScaling():
             return frequencies / rope.scaling.factor
+        case YarnScaling():
+            return _scale_yarn(frequencies, rope.theta, rope.scaling)
         case LongRopeScaling():
             return 1 / (torch.tensor(rope.scaling.factors, dtype=torch.float32) * rope.theta**exponents)
 
@@ -36,6 +38,22 @@ def _scale_llama3(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
     return (1 - blend) * frequencies / scaling.factor + blend * frequencies
 
 
+def _scale_yarn(frequencies: Tensor, theta: float, scaling: YarnScaling) -> Tensor:
+    """Blend kept and interpolated frequencies, `find_correction_range` of Peng et al.'s own code between them."""
+    rotary_dim = 2 * len(frequencies)
+
+    def pair_of(turns: float) -> float:
+        """Return which pair of dimensions turns so often within the original context, as a fraction."""
+        wavelength = scaling.original_context_length / (2 * math.pi * turns)
+        return rotary_dim * math.log(wavelength) / (2 * math.log(theta))
+
+    first = max(math.floor(pair_of(scaling.beta_fast)), 0)
+    last = min(math.ceil(pair_of(scaling.beta_slow)), rotary_dim - 1)
+    width = last - first or 0.001
+    interpolated = ((torch.arange(len(frequencies), dtype=torch.float32) - first) / width).clamp(0, 1)
+    return interpolated * frequencies / scaling.factor + (1 - interpolated) * frequencies
+
+
 class RopeTable(torch.nn.Module):
     """Cosines and sines of every position, float32[context_length, rotary_dim / 2]."""
 
@@ -46,7 +64,7 @@ class RopeTable(torch.nn.Module):
         super().__init__()
         positions = torch.arange(context_length, dtype=torch.float32)
         angles = torch.outer(positions, inverse_frequencies(rope, rotary_dim))
-        factor = rope.scaling.attention_factor if isinstance(rope.scaling, LongRopeScaling) else 1.0
+        factor = rope.scaling.attention_factor if isinstance(rope.scaling, YarnScaling | LongRopeScaling) else 1.0
         self.register_buffer("cos", (angles.cos() * factor).to(device), persistent=False)
         self.register_buffer("sin", (angles.sin() * factor).to(device), persistent=False)
 

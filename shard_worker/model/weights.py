@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from common.manifest import UNQUANTIZED, Architecture, Quantization
-from shard_worker.checkpoint.layout import feed_forward_prefixes
+from shard_worker.checkpoint.weight_shapes import feed_forward_prefixes
 from shard_worker.model.attention import AttentionPath
 from shard_worker.model.feed_forward import Experts, FeedForward
 from shard_worker.model.linear import FloatLinear, Linear

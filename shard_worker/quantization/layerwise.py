@@ -14,8 +14,9 @@ from torch import Tensor
 from common.errors import CheckpointError
 from common.manifest import UNQUANTIZED, Architecture, Quantization
 from shard_worker.batch import build_inputs
-from shard_worker.checkpoint.layout import DTYPES, matrix_format
+from shard_worker.checkpoint.layout import DTYPES
 from shard_worker.checkpoint.reader import CheckpointReader, Progress
+from shard_worker.checkpoint.weight_shapes import matrix_format
 from shard_worker.model.attention import HeadMap, fast_attention
 from shard_worker.model.kv_cache import KVCache
 from shard_worker.model.linear import FloatLinear, Linear

@@ -15,7 +15,8 @@ from shard_worker.checkpoint.writer import write_checkpoint
 from shard_worker.quantization.calibration import calibration_ids, calibration_text
 from shard_worker.quantization.gptq_tensors import GptqTensors
 from shard_worker.quantization.layerwise import solve_layers
-from shard_worker.quantization.nearest import NearestTensors, quantization_of
+from shard_worker.quantization.nearest import NearestTensors
+from shard_worker.quantization.stated import quantization_of
 
 CPU = torch.device("cpu")
 Mode = Literal["int8", "int4", "int4-gptq"]
@@ -53,5 +54,5 @@ def quantize(folder: Path, output: OutputFolder, name: str, options: QuantizeOpt
             )
             solve_layers(reader, ids_Sn, quantization, output.scratch, options.device, progress)
             tensors = GptqTensors(output.scratch, tensors)
-        quantized = replace(model, tensors=tensors)
-        return write_checkpoint(quantized, output, name, reader.manifest.dtype, progress, quantization=quantization)
+        quantized = replace(model, tensors=tensors, quantization=quantization)
+        return write_checkpoint(quantized, output, name, reader.manifest.dtype, progress, stage="quantizing")

@@ -30,6 +30,15 @@ def test_variations_survive_being_written() -> None:
     assert windowed.departures == ("sliding windows",)
 
 
+def test_what_is_newer_than_a_checkpoint_is_left_out_of_it() -> None:
+    plain = architecture(family="mixtral", variations=PLAIN | {"experts": {"count": 4, "per_token": 2}})
+    assert plain.variations is not None
+    assert plain.variations.model_dump(mode="json") == PLAIN | {"experts": {"count": 4, "per_token": 2}}
+    changes = {"layer_norms": True, "qkv_clip": 8.0, "logit_scale": 0.5, "alibi": True}
+    changed = architecture(family="dbrx", variations=PLAIN | changes)
+    assert Architecture.model_validate_json(changed.model_dump_json()) == changed
+
+
 def test_stating_what_llama_does_is_no_departure() -> None:
     assert architecture(family="phi3", variations=PLAIN).departures == ()
 
@@ -47,6 +56,10 @@ def test_stating_what_llama_does_is_no_departure() -> None:
         ({"attention_soft_cap": 50.0}, "soft caps"),
         ({"logit_soft_cap": 30.0}, "soft caps"),
         ({"experts": {"count": 4, "per_token": 2}}, "experts"),
+        ({"layer_norms": True}, "layer norms"),
+        ({"qkv_clip": 8.0}, "clipped queries, keys and values"),
+        ({"logit_scale": 0.5}, "logit scale"),
+        ({"alibi": True}, "linear biases"),
     ],
 )
 def test_every_variation_is_a_departure(changes: dict[str, Any], departure: str) -> None:
@@ -58,7 +71,7 @@ def test_every_variation_is_a_departure(changes: dict[str, Any], departure: str)
     [
         ({"family": "qwen2"}, "a qwen2 states its variations"),
         ({"variations": {name: value for name, value in PLAIN.items() if name != "qk_norm"}}, "qk_norm"),
-        ({"variations": PLAIN | {"alibi": True}}, "alibi"),
+        ({"variations": PLAIN | {"parallel": True}}, "parallel"),
         ({"variations": PLAIN | {"windows": [16, None]}}, "2 windows for 1 layers"),
         ({"variations": PLAIN | {"rotary_dim": 3}}, "rotary_dim 3 is odd"),
         ({"variations": PLAIN | {"rotary_dim": 6}}, "rotary_dim 6 is odd or more than head_dim 4"),

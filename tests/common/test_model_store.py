@@ -49,7 +49,10 @@ def test_a_name_is_found_in_the_store(home: Path, name: str) -> None:
     [
         (EMBEDDED_MODEL, "`tandem download`"),
         ("owner/name", "`tandem download owner/name`"),
-        ("unknown", "`tandem download` fetches smollm2-135m-instruct, `tandem convert` reads other formats"),
+        (
+            "unknown",
+            "fetches smollm2-135m-instruct and what `tandem models` lists, `tandem convert` reads other formats",
+        ),
         ("/absent/folder", "`tandem convert` reads"),
         ("../escape", "`tandem convert` reads"),
         ("", "`tandem convert` reads"),

@@ -1,10 +1,11 @@
-"""The supervisor with stand-in children: all of them, or none."""
+"""The supervisor with stand-in children: all of them, again, or none."""
 
 import asyncio
 import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -94,6 +95,56 @@ def test_signals_stop_and_a_second_one_kills(capfd: pytest.CaptureFixture[str]) 
     with pytest.raises(Stopped):
         asyncio.run(run())
     assert time.monotonic() - start_s < 10
+
+
+def test_a_stage_is_started_again_as_a_whole(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Its other children end with the one that died, what they left is gone, and other stages notice nothing."""
+    left = tmp_path / "rendezvous"
+    starting = f"assert not __import__('os').path.exists({str(left)!r}); "
+    ranks = [child("rank 0", starting + OBEDIENT + WAIT), child("rank 1", starting + OBEDIENT + WAIT)]
+    kept = Stage([child("gateway", OBEDIENT + WAIT)], 5.0)
+    seen: list[str] = []
+
+    async def run() -> tuple[list[int], list[int]]:
+        async with supervised([Stage(ranks, 5.0, restarts=True, leftovers=[left]), kept]) as supervisor:
+            await supervisor.while_running(until_up(capfd, 3, seen))
+            first = [process.pid for process in supervisor.children]
+            left.write_text("of the first formation")
+            os.kill(first[1], signal.SIGKILL)
+            await supervisor.while_running(until_up(capfd, 5, seen), restarting=True)
+            return first, [process.pid for process in supervisor.children]
+
+    first, second = asyncio.run(run())
+    assert first[2] == second[2] and not set(first[:2]) & set(second[:2])
+    assert "[rank 0] bye" in seen
+
+
+def test_what_keeps_ending_is_given_up(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("common.supervisor.RESTART_PAUSE_S", 0.0)
+
+    async def run() -> None:
+        failing = Stage([child("rank 0", "raise SystemExit(3)")], 5.0, restarts=True)
+        async with supervised([failing]) as supervisor:
+            await supervisor.while_running(asyncio.sleep(60), restarting=True)
+
+    with pytest.raises(ChildEnded, match="rank 0 ended unexpectedly, exit code 3"):
+        asyncio.run(run())
+
+
+def test_a_signal_stops_what_is_being_started_again(capfd: pytest.CaptureFixture[str]) -> None:
+    async def run() -> list[int]:
+        stage = Stage([child("rank 0", OBEDIENT + WAIT)], 5.0, restarts=True)
+        async with supervised([stage]) as supervisor:
+            await supervisor.while_running(until_up(capfd, 1, []))
+            os.kill(supervisor.children[0].pid, signal.SIGKILL)
+            asyncio.get_running_loop().call_later(0.3, os.kill, os.getpid(), signal.SIGINT)
+            with pytest.raises(Stopped):
+                await supervisor.while_running(asyncio.sleep(30), restarting=True)
+        return [process.pid for process in supervisor.children]
+
+    for pid in asyncio.run(run()):
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
 
 def test_work_is_returned_and_its_errors_are_raised() -> None:

@@ -108,10 +108,10 @@ def test_calls_that_end_in_any_way_leave_no_task() -> None:
 class Misbehaving:
     """A service whose calls fail, or send more than anybody reads."""
 
-    async def Score(self, request: Any, context: Any) -> pb.ScoreResponse:
+    async def Score(self, request: Any, context: Any, trace: Any) -> pb.ScoreResponse:
         raise KeyError("a secret of ours")
 
-    async def Generate(self, request: Any, context: Any) -> AsyncIterator[pb.GenerateResponse]:
+    async def Generate(self, request: Any, context: Any, trace: Any) -> AsyncIterator[pb.GenerateResponse]:
         self.ended = asyncio.Event()
         try:
             while True:

@@ -24,6 +24,13 @@ FOREIGN_FIELDS = {
         "spec.scaleTargetRef": {"apiVersion", "kind", "name"},
         "spec.advanced": {"horizontalPodAutoscalerConfig"},
     },
+    "Certificate": {
+        "spec": {"secretName", "issuerRef", "privateKey", "usages", "dnsNames"},
+        "spec.issuerRef": {"name", "kind", "group"},
+        "spec.privateKey": {"algorithm", "size", "encoding", "rotationPolicy"},
+    },
+    "PodMonitor": {"spec": {"selector", "podTargetLabels", "podMetricsEndpoints"}, "spec.selector": {"matchLabels"}},
+    "PrometheusRule": {"spec": {"groups"}},
 }  # fmt: skip
 
 

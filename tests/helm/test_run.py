@@ -1,5 +1,6 @@
 """Do the rendered processes run? Those of the cpu preset are started here, by the chart's own commands, and stream."""
 
+import re
 import signal
 import socket
 import subprocess
@@ -11,7 +12,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from common.cli.main import tandem
+from tests.support.certificates import Authority
 from tests.support.chart import Object, container, find, pod_templates, rendered, settings_files
 from tests.support.cluster import environment
 from tests.support.tiny_model import TinyShape, make_tiny_model
@@ -19,16 +23,26 @@ from tests.support.tiny_model import TinyShape, make_tiny_model
 START_S = 60.0
 STOP_S = 30.0
 CONFIG = "/etc/tandem/"
+SECURE = (
+    'tls.source="secrets"',
+    'tls.secrets={"gateway": "g", "verifier": "v", "draft": "d"}',
+    'auth={"tenantsSecret": {"name": "tenants"}, "testTokenSecret": {"name": "token"}}',
+)
 COMPONENTS = ("verifier", "draft", "gateway")
 
 
-def test_the_rendered_processes_stream_and_stop(tmp_path: Path) -> None:
-    objects = rendered("cpu", "draft.replicas=1")
+@pytest.mark.parametrize("sets", [(), SECURE], ids=["plaintext", "TLS and tokens"])
+def test_the_rendered_processes_stream_and_stop(sets: tuple[str, ...], tmp_path: Path) -> None:
+    objects = rendered("cpu", "draft.replicas=1", *sets)
     model = make_tiny_model(tmp_path / "tiny", TinyShape(context_length=256)).folder
-    local = local_names(objects, model, tmp_path, free_ports())
+    if sets:
+        make_secrets(tmp_path)
+    ports = free_ports()
+    local = local_names(objects, model, tmp_path, ports)
     for component in COMPONENTS:
+        own = [("50052", str(ports[f"{component} health"])), ("/etc/tandem-tls/", f"{tmp_path}/tls/{component}/")]
         for name, text in settings_files(objects, component).items():
-            (tmp_path / name).write_text(replaced(text, local))
+            (tmp_path / name).write_text(replaced(text, [*own, *local]))
     pods = {
         "verifier": find(objects, "Deployment", "-verifier-0")["spec"]["template"],
         "draft": find(objects, "StatefulSet", "-draft")["spec"]["template"],
@@ -40,7 +54,10 @@ def test_the_rendered_processes_stream_and_stop(tmp_path: Path) -> None:
         answer = first_answer(test_pod, local, services, tmp_path)
         assert answer.returncode == 0, answer.stderr + logs(tmp_path)
         assert answer.stdout.strip()
-        assert "draft worker" in (tmp_path / "gateway.log").read_text()
+        until_s = time.monotonic() + START_S
+        while not re.search("draft worker .* is there", (tmp_path / "gateway.log").read_text()):
+            assert time.monotonic() < until_s, logs(tmp_path)
+            time.sleep(0.1)
         for service in reversed(services):
             service.send_signal(signal.SIGTERM)
             assert service.wait(STOP_S) == 0, logs(tmp_path)
@@ -55,15 +72,32 @@ def local_names(
     return [
         (checkpoint, str(model)),
         (CONFIG, f"{folder}/"),
+        ("/etc/tandem-auth/", f"{folder}/auth/"),
+        ("/etc/tandem-tls/", f"{folder}/tls/gateway/"),
         (f"r-tandem-verifier-0.{domain}:50060", f"127.0.0.1:{ports['verifier']}"),
         (f"r-tandem-verifier-0.{domain}:50061", f"127.0.0.1:{ports['verifier'] + 1}"),
         (f"r-tandem-draft-0.r-tandem-draft.{domain}:50070", f"127.0.0.1:{ports['draft']}"),
-        (f"r-tandem.{domain}:50051", f"127.0.0.1:{ports['gateway']}"),
+        (f"r-tandem.{domain}:50051", f"localhost:{ports['gateway']}"),
         ("0.0.0.0:50051", f"127.0.0.1:{ports['gateway']}"),
         ("0.0.0.0:50070", f"127.0.0.1:{ports['draft']}"),
         ("port: 50060", f"port: {ports['verifier']}"),
         ("0.0.0.0", "127.0.0.1"),
     ]
+
+
+def make_secrets(folder: Path) -> None:
+    """Write what the Secrets of the release would hold."""
+    authority = Authority(folder)
+    for component in COMPONENTS:
+        suffix = "" if component == "gateway" else f"-{component}"
+        files = authority.issue(component, f"r-tandem{suffix}.llm.svc.cluster.local", "localhost")
+        (folder / "tls" / component).mkdir(parents=True)
+        for file, name in zip(files, ("tls.crt", "tls.key", "ca.crt"), strict=True):
+            assert file is not None
+            (folder / "tls" / component / name).write_bytes(file.read_bytes())
+    (folder / "auth").mkdir()
+    made = CliRunner().invoke(tandem, ["token", "acme", "--out", str(folder / "auth" / "token")])
+    (folder / "auth" / "tenants.yaml").write_text(made.output)
 
 
 def replaced(text: str, pairs: list[tuple[str, str]]) -> str:
@@ -115,7 +149,7 @@ def free_ports() -> dict[str, int]:
     """Return a free port for each component; the one after the verifier's is free as well, for its second rank."""
     for _ in range(50):
         with ExitStack() as stack:
-            probes = [stack.enter_context(socket.socket()) for _ in range(4)]
+            probes = [stack.enter_context(socket.socket()) for _ in range(7)]
             try:
                 probes[0].bind(("127.0.0.1", 0))
                 first = int(probes[0].getsockname()[1])
@@ -124,6 +158,7 @@ def free_ports() -> dict[str, int]:
                 continue
             for probe in probes[2:]:
                 probe.bind(("127.0.0.1", 0))
-            gateway, draft = (int(probe.getsockname()[1]) for probe in probes[2:])
-            return {"verifier": first, "gateway": gateway, "draft": draft}
+            names = ("gateway", "draft", *(f"{component} health" for component in COMPONENTS))
+            others = {name: int(probe.getsockname()[1]) for name, probe in zip(names, probes[2:], strict=True)}
+            return {"verifier": first, **others}
     pytest.fail("no two free ports in a row")

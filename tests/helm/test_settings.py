@@ -8,6 +8,7 @@ import yaml
 from click.testing import CliRunner
 
 from common.cli.main import tandem
+from common.service_settings import ServiceSettings
 from common.settings import Settings
 from common.settings_sources import resolve
 from draft_worker.settings import DraftSettings
@@ -17,6 +18,7 @@ from shard_worker.rank_host_settings import RankHostSettings
 from shard_worker.settings import ShardSettings
 from tests.support.chart import (
     PRESETS,
+    STATIC_PRESETS,
     Object,
     component,
     container,
@@ -33,11 +35,20 @@ CLASSES: Mapping[str, tuple[str, type[Settings]]] = {
     "shard.yaml": ("TANDEM_SHARD", ShardSettings),
     "draft.yaml": ("TANDEM_DRAFT", DraftSettings),
 }
+SECURITY = set(ServiceSettings.model_fields) - {"stall_timeout_s"}
+GATEWAY_SECURITY = {
+    *("tenants", "allow_anonymous", "rank_tls_name", "draft_tls_name"),
+    *("worker_tls_cert", "worker_tls_key", "worker_tls_ca"),
+}
 # What the chart sets itself and therefore does not take as a value.
 OURS: Mapping[str, tuple[type[Settings], set[str]]] = {
-    "gateway": (GatewaySettings, {"model", "ranks", "listen", "drafts"}),
-    "verifier": (ShardSettings, {"model", "rank", "tp", "rendezvous", "listen", "device"}),
-    "draft": (DraftSettings, {"proposer", "model", "listen", "device"}),
+    "gateway": (
+        GatewaySettings,
+        {"model", "ranks", "groups", "listen", "drafts", "kubernetes_api", "kubernetes_credentials", "metrics_listen"}
+        | {*SECURITY, *GATEWAY_SECURITY},
+    ),
+    "verifier": (ShardSettings, {"model", "rank", "tp", "rendezvous", "listen", "device", *SECURITY, "metrics_listen"}),
+    "draft": (DraftSettings, {"proposer", "model", "listen", "device", *SECURITY, "metrics_listen"}),
 }
 
 
@@ -79,7 +90,7 @@ def test_every_settings_file_is_taken(preset: str, tmp_path: Path) -> None:
             resolve(cls, prefix, flags, {}, path)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", STATIC_PRESETS)
 def test_gateways_dial_the_ranks_that_pods_start(preset: str, tmp_path: Path) -> None:
     objects = rendered(preset)
     (tmp_path / "ranks.yaml").write_text(settings_files(objects, "verifier")["ranks.yaml"])

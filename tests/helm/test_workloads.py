@@ -22,9 +22,11 @@ def containers(pod: Object) -> list[Object]:
 def test_every_pod_is_restricted_and_holds_no_token(preset: str) -> None:
     for name, pod in pod_templates(rendered(preset)):
         spec = pod["spec"]
-        assert spec["automountServiceAccountToken"] is False, name
+        watches = preset == "kubernetes" and component(pod) == "gateway"
+        assert spec["automountServiceAccountToken"] is watches, name
+        assert ("serviceAccountName" in spec) is watches, name
         assert spec["enableServiceLinks"] is False, name
-        assert not {"hostNetwork", "hostIPC", "hostPID", "serviceAccountName"} & set(spec), name
+        assert not {"hostNetwork", "hostIPC", "hostPID"} & set(spec), name
         assert spec["securityContext"]["runAsNonRoot"] is True and spec["securityContext"]["runAsUser"] > 0
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         for one in containers(pod):
@@ -43,17 +45,17 @@ def test_every_pod_is_restricted_and_holds_no_token(preset: str) -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_probes_ask_the_port_that_the_service_listens_on(preset: str) -> None:
     objects = rendered(preset)
-    settings = {
-        "gateway": yaml.safe_load(settings_files(objects, "gateway")["gateway.yaml"])["listen"],
-        "verifier": f"0.0.0.0:{yaml.safe_load(settings_files(objects, 'verifier')['ranks.yaml'])['port']}",
-        "draft": "0.0.0.0:50070",
-    }
+    files = {"gateway": "gateway.yaml", "verifier": "ranks.yaml", "draft": "draft.yaml"}
     for name, pod in pod_templates(objects):
         if component(pod) not in SERVICES:
             continue
         main = container(pod)
-        port = int(settings[component(pod)].rpartition(":")[2])
-        assert main["ports"][0]["containerPort"] == port, name
+        settings = yaml.safe_load(settings_files(objects, component(pod))[files[component(pod)]])
+        first = settings["port"] if "port" in settings else int(settings["listen"].rpartition(":")[2])
+        port = settings["health_port"] if "port" in settings else int(settings["health_listen"].rpartition(":")[2])
+        ports = {one["name"]: one["containerPort"] for one in main["ports"]}
+        assert main["ports"][0]["containerPort"] == first and ports["health"] == port, name
+        assert len(set(ports.values())) == len(ports), name
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             assert main[probe]["grpc"]["port"] == port, name
         assert main["livenessProbe"]["grpc"]["service"] == LIVE

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from common.arrays import F32, from_wire
+from common.arrays import F32, U32, from_wire, to_wire
+from common.errors import Refused
 from shard_worker.sampling.noise import gumbel_noise
 from tandem.shard.v1 import shard_service_pb2 as pb
 from tests.support.greedy import Generation
@@ -144,3 +145,14 @@ def test_closed_and_forgotten_sequences_can_be_opened_again(ranks: LocalRanks) -
 def test_timings_are_told(ranks: LocalRanks) -> None:
     result = ranks.run(make_plan([PlanRow(1, 0, SHORT, [0, 1, 2], 1)], [greedy_open(1)]))[0]
     assert result.compute_ns > 0 and result.encode_ns > 0 and result.collective_ns == 0
+
+
+def test_a_plan_that_only_closes_runs_nothing(ranks: LocalRanks) -> None:
+    row = PlanRow(1, 0, SHORT, blocks=range(4))
+    ranks.run(make_plan([row], [greedy_open(1)]))
+    (result,) = ranks.run(pb.Plan(closes=to_wire([1], U32)))
+    assert not result.noised_ids and not result.raw_lse
+    with pytest.raises(Refused, match="sampled nothing"):
+        ranks.resolve(0)
+    with pytest.raises(Refused, match="not opened"):
+        ranks.run(make_plan([row]))

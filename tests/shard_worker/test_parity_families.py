@@ -3,6 +3,7 @@
 import random
 from copy import deepcopy
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -35,7 +36,10 @@ def test_all_ranks_together_are_transformers(model: TinyFamilyModel, tp: int) ->
         assert_matches(answer, reference_logits(model.reference, answer.known).numpy(), 1e-3)
 
 
-@pytest.mark.parametrize("name", ["qwen2", "qwen2 with late windows", "qwen3", "mistral v0.1", "phi3 128k"])
+@pytest.mark.parametrize(
+    "name",
+    ["qwen2", "qwen2 with late windows", "qwen3", "mistral v0.1", "phi3 128k", "llama, yarn", "baichuan2 7B"],
+)
 @pytest.mark.parametrize("tp", [1, 3])
 def test_native_code_computes_what_it_takes(tmp_path: Path, name: str, tp: int) -> None:
     model = make_family(tmp_path, name)
@@ -84,12 +88,13 @@ def test_every_matrix_can_be_quantised(model: TinyFamilyModel, tmp_path: Path, m
         quantize(model.folder, output, "tiny", options, lambda *_: None)
     whole, small = (sum(d.bytes for d in read_manifest(at)[0].files.values()) for at in (model.folder, output.path))
     assert small < 0.6 * whole
+    errors = []
     with LocalRanks(output.path, 2 if mode == "int8" else 1) as ranks:
-        (answer,) = ranks.driver().generate(PROMPTS[-1:], 1)
-    exact = reference_logits(model.reference, answer.prompt)[-1].numpy()
-    assert answer.first_row is not None
-    error = abs(answer.first_row - exact).mean() / abs(exact).mean()
-    assert 0 < error < (0.15 if mode == "int8" else 1.0)
+        for answer in ranks.driver().generate([LETTERS[at : at + 20] for at in range(0, 160, 20)], 1):
+            exact = reference_logits(model.reference, answer.prompt)[-1].numpy()
+            assert answer.first_row is not None
+            errors.append(float(abs(answer.first_row - exact).mean() / abs(exact).mean()))
+    assert 0 < median(errors) < (0.15 if mode == "int8" else 1.0)
 
 
 def test_a_context_that_is_cut_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -19,8 +19,9 @@ from shard_worker.settings import ShardSettings
 from tandem.shard.v1 import shard_service_pb2 as pb
 from tandem.shard.v1 import shard_service_pb2_grpc
 from tests.support.bad_plans import good_plan
+from tests.support.plans import PlanRow, make_plan
 from tests.support.ranks import SERVING, RankProcess, rank_group, start_rank
-from tests.support.step_client import StepGroup, StepStream
+from tests.support.step_client import StepGroup, StepStream, refusal_reason
 from tests.support.sync_stream import open_sync_channel
 from tests.support.tiny_model import TinyModel
 
@@ -62,6 +63,14 @@ def wait_answering(rank: RankProcess) -> None:
         time.sleep(0.05)
 
 
+def wait_draining(rank: RankProcess) -> None:
+    """Wait until it says that it is about to stop."""
+    deadline = time.monotonic() + SOON_S
+    while not get_info(rank).draining:
+        assert rank.running and time.monotonic() < deadline, rank.log
+        time.sleep(0.05)
+
+
 def get_info(rank: RankProcess) -> pb.GetInfoResponse:
     with open_sync_channel(rank.address) as channel:
         stub = shard_service_pb2_grpc.ShardServiceStub(channel)
@@ -93,8 +102,26 @@ def test_serving_comes_after_loading_and_sigterm_ends_it(start: Start, left_behi
         for rank in (first, second):
             rank.signal(signal.SIGTERM)
         for rank in (first, second):
-            assert rank.wait(SOON_S) == 0
-            assert "stopped" in rank.log
+            wait_draining(rank)
+            assert rank.health() != SERVING
+            with StepStream(rank.address) as late, pytest.raises(grpc.RpcError) as refused:
+                late.attach()
+            assert refusal_reason(refused.value) == "DRAINING"
+        group.run(make_plan([PlanRow(1, 5, [10], [3], sampled=1)]))  # until the gateway has found another group
+        assert first.running and second.running
+    for rank in (first, second):
+        assert rank.wait(SOON_S) == 0
+        assert "stopped" in rank.log
+
+
+def test_a_gateway_that_does_not_leave_is_cut_off_when_the_budget_ends(start: Start) -> None:
+    rank = start(drain_budget_s=0.5)
+    rank.wait_serving()
+    with StepGroup([rank.address]) as group:
+        group.run(good_plan())
+        rank.signal(signal.SIGTERM)
+        assert rank.wait(SOON_S) == 0
+        assert "drain did not end within 0.5 s" in rank.log
 
 
 def test_sigterm_ends_a_rank_that_waits_for_its_peers(start: Start) -> None:

@@ -22,13 +22,20 @@ END_S = 20.0
 
 def test_a_host_starts_its_share_of_the_ranks(tmp_path: Path) -> None:
     settings = RankHostSettings(hosts=("a", "b"), host=1, ranks_per_host=2, device="cuda", bind="0.0.0.0", port=7000)
-    stage = plan_ranks(settings, ENVIRON, tmp_path)
+    stage = plan_ranks(settings, ENVIRON | {"TANDEM_SHARD_ALLOW_PLAINTEXT": "true"}, tmp_path)
     lines = [" ".join(command.command_line[3:]) for command in stage.commands]
     assert lines == [
         "serve shard --rank 2 --tp 4 --listen 0.0.0.0:7000 --device cuda:0 --rendezvous tcp://a:29500",
         "serve shard --rank 3 --tp 4 --listen 0.0.0.0:7001 --device cuda:1 --rendezvous tcp://a:29500",
     ]
     assert stage.stop_budget_s > 7
+
+
+def test_the_first_rank_answers_for_the_health_of_its_host(tmp_path: Path) -> None:
+    first, second = plan_ranks(RankHostSettings(ranks_per_host=2, health_port=50052), ENVIRON, tmp_path).commands
+    line = list(first.command_line)
+    assert line[line.index("--health-listen") + 1] == "127.0.0.1:50052"
+    assert "--health-listen" not in second.command_line
 
 
 def test_ranks_of_a_single_host_meet_in_a_file(tmp_path: Path) -> None:
@@ -43,6 +50,7 @@ def test_ranks_of_a_single_host_meet_in_a_file(tmp_path: Path) -> None:
         (RankHostSettings(port=65535, ranks_per_host=2), ENVIRON, "--port 65535"),
         (RankHostSettings(), {**ENVIRON, "TANDEM_SHARD_THRAEDS": "1"}, "TANDEM_SHARD_THRAEDS"),
         (RankHostSettings(), {}, "--model"),
+        (RankHostSettings(bind="0.0.0.0"), ENVIRON, "--allow-plaintext.*TANDEM_SHARD"),
     ],
 )
 def test_what_a_rank_would_refuse_is_refused_first(

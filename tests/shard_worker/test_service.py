@@ -86,6 +86,7 @@ def test_messages_that_may_not_follow(tiny_rank: RankProcess, again: str) -> Non
         ({"epoch": 1}, "WRONG_EPOCH"),
         ({"checkpoint_hash": "0" * 64}, "WRONG_CHECKPOINT"),
         ({"fence": 0}, "STALE_FENCE"),
+        ({"only_if_free": True}, "HELD"),
     ],
 )
 def test_a_wrong_attach_is_refused(tiny_rank: RankProcess, changes: dict[str, Any], reason: str) -> None:
@@ -138,6 +139,24 @@ def test_a_higher_fence_takes_over_and_the_old_gateway_is_refused(tiny_rank: Ran
         assert refused(lambda: old.run(NEXT, 2)) == "STALE_FENCE"
         # The new one starts from nothing: sequence 1 is not known, and may be opened.
         assert new.run(PLAN, 1).step == 1
+
+
+def test_a_rank_is_free_once_the_stream_that_held_it_has_ended(tiny_rank: RankProcess) -> None:
+    def is_held() -> bool:
+        with StepStream(tiny_rank.address) as stream:
+            return bool(stream.info.held)
+
+    with StepStream(tiny_rank.address) as first, StepStream(tiny_rank.address) as second:
+        assert first.attach().held
+        second.attach()
+        assert refused(lambda: first.run(PLAN, 1)) == "STALE_FENCE"
+        assert is_held(), "a stream that was taken over from does not let go of the rank"
+    deadline_s = time.monotonic() + 10
+    while is_held():
+        assert time.monotonic() < deadline_s
+    with StepStream(tiny_rank.address) as stream:
+        stream.attach(only_if_free=True)
+        assert stream.run(PLAN, 1).step == 1
 
 
 def test_the_old_gateway_may_not_resolve_either(tiny_rank: RankProcess) -> None:

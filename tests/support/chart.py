@@ -14,7 +14,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm"
-PRESETS = ("cpu", "nvidia", "amd", "lws", "statefulset")
+STATIC_PRESETS = ("cpu", "nvidia", "amd", "lws", "statefulset")
+PRESETS = (*STATIC_PRESETS, "dns", "kubernetes")
 NAMESPACE, RELEASE = "llm", "r"
 
 Object = dict[str, Any]

@@ -48,7 +48,7 @@ def always(outcome: "pb.Outcome", **fields: Any) -> Tamper:
 class FakeDraft:
     """`tamper` sees every proposal before it is sent and says what is sent instead. Use as an async context manager."""
 
-    def __init__(self, port: int = 0, **info: Any) -> None:
+    def __init__(self, port: int = 0, host: str = "127.0.0.1", **info: Any) -> None:
         fields: dict[str, Any] = {
             "protocol_version": PROTOCOL_VERSION,
             "proposer": "model",
@@ -66,7 +66,8 @@ class FakeDraft:
         self.batches: list[pb.Batch] = []  # those that are not empty
         self.texts: dict[int, tuple[int, list[int]]] = {}  # request: epoch and ids, of all streams
         self.address = ""
-        self._port = port
+        self._listen = f"{host}:{port}"
+        self._host = host
         self._server: grpc.aio.Server | None = None
 
     async def __aenter__(self) -> "FakeDraft":
@@ -77,7 +78,7 @@ class FakeDraft:
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler("tandem.draft.v1.DraftService", {"Propose": handler}),)
         )
-        self.address = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{self._port}')}"
+        self.address = f"{self._host}:{self._server.add_insecure_port(self._listen)}"
         await self._server.start()
         return self
 

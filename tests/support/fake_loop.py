@@ -9,6 +9,7 @@ from typing import Any
 from common.health import HealthBoard
 from gateway.detokenizer import StreamText
 from gateway.generation import Generation
+from gateway.rank_groups import FixedGroup, RankGroups
 from gateway.sampling.params import SamplingParams
 from gateway.scheduling.sequence import Sequence as TokenSequence
 from gateway.settings import GatewaySettings
@@ -46,23 +47,36 @@ def make_generation(
     params: SamplingParams | None = None,
     stop_token_ids: Sequence[int] = (),
     stop_strings: Sequence[str] = (),
+    max_draft_tokens: int = 0,
 ) -> Generation:
     """Return a request that has not been submitted yet."""
     params = params or SamplingParams()
     stop = StopRules(max_new_tokens, frozenset(), frozenset(stop_token_ids), tuple(stop_strings))
     sequence = TokenSequence(tenant="", prompt_ids=prompt_ids, max_new_tokens=max_new_tokens, params=params)
-    return Generation(sequence, params, stop, StreamText(NumberTokenizer(), stop.stop_strings), Waterfall())
+    text = StreamText(NumberTokenizer(), stop.stop_strings)
+    return Generation(sequence, params, stop, text, Waterfall(), max_draft_tokens)
 
 
 @asynccontextmanager
 async def running_loop(ranks: Sequence[FakeRank], **settings: Any) -> AsyncIterator[tuple[StepLoop, HealthBoard]]:
     """Run a loop that is attached to these ranks, which must listen already. Fails with what ended the loop."""
     addresses = tuple(rank.address for rank in ranks)
+    made = GatewaySettings(model=Path("unused"), ranks=addresses, **settings)
+    async with running_loop_of(made) as (loop, health):
+        await until(lambda: health.serving)
+        yield loop, health
+
+
+@asynccontextmanager
+async def running_loop_of(
+    settings: GatewaySettings, groups: RankGroups | None = None
+) -> AsyncIterator[tuple[StepLoop, HealthBoard]]:
+    """Run a loop that may find no ranks yet. Fails with what ended the loop."""
     health = HealthBoard()
-    loop = StepLoop(GatewaySettings(model=Path("unused"), ranks=addresses, **settings), CHECKPOINT_HASH, health)
+    groups = groups or FixedGroup(settings.ranks, CHECKPOINT_HASH, settings.step_timeout_s)
+    loop = StepLoop(settings, groups, health)
     task = asyncio.create_task(loop.run())
     try:
-        await until(lambda: health.serving)
         yield loop, health
         if task.done():
             task.result()

@@ -72,7 +72,11 @@ class FakeRank(shard_service_pb2_grpc.ShardServiceServicer):
         chain = 0
         async for request in request_iterator:
             if request.HasField("attach"):
+                if self.info.draining or (request.attach.only_if_free and self.info.held):
+                    await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "draining or held")
                 self.fences.append(request.attach.fence)
+                self.info.held = True
+                context.add_done_callback(self._let_go)
                 yield pb.RunResponse(attached=self.info)
                 continue
             frame = request.frame
@@ -87,14 +91,19 @@ class FakeRank(shard_service_pb2_grpc.ShardServiceServicer):
                 return
             yield answer
 
+    def _let_go(self, _: object) -> None:
+        self.info.held = False
+
     def _run(self, plan: pb.Plan) -> pb.StepResult:
         count = len(plan.row_sequences) // 4
         lengths = from_wire(plan.row_lengths, U32, (count,), "row_lengths")
         sampled = from_wire(plan.row_sampled, U32, (count,), "row_sampled")
         ids = from_wire(plan.token_ids, I32, (-1,), "token_ids")
         ends = np.cumsum(lengths)
-        last = [int(ids[end - 1]) for end, wanted in zip(ends, sampled, strict=True) if wanted]
-        rows = [ids[end - n : end] for end, n, wanted in zip(ends, lengths, sampled, strict=True) if wanted]
+        last = [int(ids[end - n]) for end, wanted in zip(ends, sampled, strict=True) for n in range(wanted, 0, -1)]
+        rows = [
+            ids[end - n : end] for end, n, wanted in zip(ends, lengths, sampled, strict=True) for _ in range(wanted)
+        ]
         logits_PV = np.zeros((len(last), VOCABULARY), np.float32)
         logits_PV[np.arange(len(last)), [(t + 1) % VOCABULARY for t in last]] = BEST_LOGIT
         logits_PV[[POISON in row for row in rows]] = np.nan

@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from common.manifest import Architecture
-from shard_worker.checkpoint.layout import matrix_format, weight_shapes
 from shard_worker.checkpoint.reader import CheckpointReader
+from shard_worker.checkpoint.weight_shapes import matrix_format, weight_shapes
 
 # Written out once more, not taken from the conversion: it is what the conversion is checked against.
 _NAMES = {

@@ -1,4 +1,4 @@
-"""Tiny random models of every family but Llama, made with transformers' own classes."""
+"""Tiny random models of every family, made with transformers' own classes where it has them."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,12 +6,16 @@ from typing import Any
 
 import torch
 from transformers import (
+    DbrxConfig,
+    DbrxForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GemmaConfig,
     GemmaForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     MixtralConfig,
@@ -26,7 +30,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from shard_worker.checkpoint.layout import Dtype
+from common.manifest import read_manifest
+from shard_worker.checkpoint.weight_shapes import Dtype
+from tests.support.custom_models import BaichuanConfig, BaichuanModel, GrokConfig, GrokModel
 from tests.support.tiny_model import END_OF_TURN_ID, convert_tiny
 
 # Heads and columns divide by neither 2 nor 3 where they need not.
@@ -50,12 +56,13 @@ PLAIN_CODE = {"attn_implementation": "eager", "experts_implementation": "eager"}
 
 @dataclass(frozen=True)
 class TinyFamily:
-    """transformers' classes, and how this model differs from `SHAPE`. Norms that are stored less one start at 0."""
+    """The reference's classes, and how this model differs from `shape`. Norms that are stored less one start at 0."""
 
     config: type[PreTrainedConfig]
     model: type[PreTrainedModel]
     changes: dict[str, Any] = field(default_factory=dict)
     norm_middle: float = 1.0
+    shape: dict[str, Any] = field(default_factory=lambda: SHAPE)
 
 
 LONGROPE = {
@@ -73,7 +80,58 @@ GEMMA3_ROPE = {
 CAPS = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}
 WINDOW = {"sliding_window": 16, "query_pre_attn_scalar": 12}
 
+ORIGINAL = {"original_max_position_embeddings": 64}
+LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_theta": 5e5} | ORIGINAL
+YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4} | ORIGINAL
+WITHOUT_KV_HEADS = {key: value for key, value in SHAPE.items() if key not in ("num_key_value_heads", "head_dim")} | {
+    "hidden_size": 40,
+    "num_attention_heads": 5,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+}
+WITHOUT_POSITIONS = {key: value for key, value in WITHOUT_KV_HEADS.items() if key != "max_position_embeddings"} | {
+    "model_max_length": 1024
+}
+DBRX_SHAPE: dict[str, Any] = {
+    "d_model": 48,
+    "n_layers": 3,
+    "n_heads": 6,
+    "max_seq_len": 1024,
+    "attn_config": {"kv_n_heads": 3, "clip_qkv": 1.0, "rope_theta": 5e5},
+    "ffn_config": {"ffn_hidden_size": 53, "moe_num_experts": 7, "moe_top_k": 4},
+    "rope_parameters": {"rope_theta": 5e5},
+} | {key: SHAPE[key] for key in ("vocab_size", "initializer_range", "bos_token_id", "eos_token_id", "pad_token_id")}
+GROK = {
+    "hidden_size": 48,
+    "rms_norm_eps": 1e-5,
+    "attn_output_multiplier": 0.5,
+    "max_attn_value": 2.0,
+    "embedding_multiplier_scale": 3.0,
+    "output_multiplier_scale": 0.577,
+    "num_experts": 5,
+    "num_experts_per_tok": 2,
+    "tie_word_embeddings": True,
+}
+
+
+def llama(**changes: Any) -> TinyFamily:
+    """Return a Llama."""
+    return TinyFamily(LlamaConfig, LlamaForCausalLM, changes)
+
+
 FAMILIES = {
+    "llama 1, open_llama": llama(hidden_size=40, num_attention_heads=5, num_key_value_heads=5, rms_norm_eps=1e-6),
+    "llama 3.1": llama(rope_parameters=LLAMA3 | {"factor": 8.0}),
+    "llama 3.2": llama(rope_parameters=LLAMA3 | {"factor": 32.0}, tie_word_embeddings=True),
+    "codellama": llama(rope_parameters={"rope_theta": 1e6}),
+    "tinyllamas": llama(num_key_value_heads=6, tie_word_embeddings=True, max_position_embeddings=256),
+    "llama, linear rope": llama(rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}),
+    "llama, dynamic rope": llama(rope_parameters={"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}),
+    "llama, yarn": llama(rope_parameters=YARN),
+    "llama, yarn with all keys": llama(
+        rope_parameters=YARN
+        | {"beta_fast": 4.0, "beta_slow": 0.25, "attention_factor": 1.1, "original_max_position_embeddings": 512}
+    ),
     "qwen2": TinyFamily(Qwen2Config, Qwen2ForCausalLM, {"hidden_size": 48}),
     "qwen2 tied, 5 KV heads": TinyFamily(
         Qwen2Config,
@@ -88,6 +146,9 @@ FAMILIES = {
     "qwen3": TinyFamily(Qwen3Config, Qwen3ForCausalLM, {"rope_parameters": {"rope_theta": 1e6}}),
     "qwen3, 1 KV head": TinyFamily(Qwen3Config, Qwen3ForCausalLM, {"num_key_value_heads": 1, "head_dim": 12}),
     "mistral v0.1": TinyFamily(MistralConfig, MistralForCausalLM, {"sliding_window": 16}),
+    "mistral v0.2, v0.3": TinyFamily(
+        MistralConfig, MistralForCausalLM, {"sliding_window": None, "rope_parameters": {"rope_theta": 1e6}}
+    ),
     "phi3 4k": TinyFamily(Phi3Config, Phi3ForCausalLM, {"hidden_size": 48, "sliding_window": 24}),
     "phi3 128k": TinyFamily(
         Phi3Config,
@@ -112,13 +173,18 @@ FAMILIES = {
         0.0,
     ),
     "mixtral": TinyFamily(MixtralConfig, MixtralForCausalLM, {"num_local_experts": 5}),
+    "dbrx": TinyFamily(DbrxConfig, DbrxForCausalLM, shape=DBRX_SHAPE),
+    "grok-1": TinyFamily(GrokConfig, GrokModel, GROK, shape=SHAPE),
+    "baichuan 7B": TinyFamily(BaichuanConfig, BaichuanModel, shape=WITHOUT_KV_HEADS),
+    "baichuan2 7B": TinyFamily(BaichuanConfig, BaichuanModel, {"z_loss_weight": 0.0}, shape=WITHOUT_KV_HEADS),
+    "baichuan 13B": TinyFamily(BaichuanConfig, BaichuanModel, shape=WITHOUT_POSITIONS),
 }
 
 
 def random_family(family: TinyFamily, seed: int = 0) -> PreTrainedModel:
     """Return the model, float32 and in evaluation mode, with norms and biases that are not what they start as."""
     config = family.config(
-        **(SHAPE | family.changes | {"attn_implementation": "eager", "experts_implementation": "eager"})
+        **(family.shape | family.changes | {"attn_implementation": "eager", "experts_implementation": "eager"})
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -141,7 +207,8 @@ class TinyFamilyModel:
     @property
     def has_experts(self) -> bool:
         """Whether the reference routes tokens to experts."""
-        return hasattr(self.reference.config, "num_local_experts")
+        variations = read_manifest(self.folder)[0].architecture.variations
+        return variations is not None and variations.experts is not None
 
 
 def make_family(folder: Path, name: str, dtype: Dtype = "float32") -> TinyFamilyModel:

@@ -8,8 +8,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from shard_worker.checkpoint.from_huggingface import open_huggingface
-from shard_worker.checkpoint.layout import Dtype
 from shard_worker.checkpoint.output_folder import OutputFolder
+from shard_worker.checkpoint.weight_shapes import Dtype
 from shard_worker.checkpoint.writer import write_checkpoint
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

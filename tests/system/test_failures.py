@@ -3,6 +3,7 @@
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
 from typing import Any
 
 import grpc
@@ -31,20 +32,42 @@ def started(cluster: Cluster, request: pb.GenerateRequest) -> Any:
     return stream
 
 
-@pytest.mark.parametrize("idle", [True, False])
-def test_a_killed_rank_ends_everything(tiny_model: TinyModel, idle: bool) -> None:
+def test_streams_go_on_when_a_rank_is_killed(tiny_model: TinyModel) -> None:
+    """Idle first, then with a stream on its way, which says what an undisturbed one says."""
     settings = {"tp": 2, "kv_cache_tokens": 4096, "drain_budget_s": 2.0}
+    request = text_request("the same as ever", 1500)
     with running_cluster(model=tiny_model.folder, dtype="float32", **settings) as cluster:
+        reference = generate(cluster.stub, request)
+        killed = kill_rank(cluster, 1)
+        assert generate(cluster.stub, request).ids == reference.ids
+        stream = cluster.stub.Generate(request, timeout=120)
+        begun = list(islice(stream, 100))
+        killed |= kill_rank(cluster, 0)
+        answer = read_answer(chain(begun, stream))
+        assert (answer.ids, answer.text) == (reference.ids, reference.text)
+        for line in ("rank 1 ended unexpectedly, killed by signal 9: starting rank 0, rank 1 again", "rank 0 ended"):
+            assert line in cluster.log
+        assert not killed & {rank.pid for rank in cluster.ranks}
         everybody = family(cluster)
-        assert len(cluster.ranks) == 2 and len(everybody) >= 3
-        stream = None if idle else started(cluster, LONG)
-        cluster.ranks[1].send_signal(signal.SIGKILL)
+        cluster.terminate()
+        assert cluster.wait(30) == 0
+        assert psutil.wait_procs(everybody, timeout=5)[1] == []
+
+
+def kill_rank(cluster: Cluster, rank: int) -> set[int]:
+    """Kill a rank, return the group's process ids once all of it are gone and others serve."""
+    group = cluster.ranks
+    group[rank].send_signal(signal.SIGKILL)
+    assert psutil.wait_procs(group, timeout=30)[1] == []
+    return {process.pid for process in group}
+
+
+def test_a_killed_gateway_ends_everything(tiny_model: TinyModel) -> None:
+    with running_cluster(model=tiny_model.folder, dtype="float32", kv_cache_tokens=4096) as cluster:
+        everybody = family(cluster)
+        cluster.gateway.send_signal(signal.SIGKILL)
         assert cluster.wait(30) == 1
-        assert "rank 1 ended unexpectedly, killed by signal 9" in cluster.log
-        if stream is not None:
-            with pytest.raises(grpc.RpcError) as caught:
-                list(stream)
-            assert read_problem(caught.value).code is UNAVAILABLE
+        assert "gateway ended unexpectedly, killed by signal 9: ending all" in cluster.log
         assert psutil.wait_procs(everybody, timeout=5)[1] == []
 
 

@@ -1,5 +1,6 @@
 """`tandem perplexity` against transformers on the same weights."""
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from common.cli.main import run
-from common.commands.perplexity import spread_windows
+from tandem.v1 import inference_service_pb2 as pb
 from tests.support.cluster import Cluster
 from tests.support.reference import reference_logits
 from tests.support.tiny_model import TinyModel
@@ -15,33 +16,56 @@ from tests.support.tiny_model import TinyModel
 TEXT = "The quick brown fox jumps over the lazy dog, again and again. " * 5
 
 
-def expected_perplexity(model: TinyModel, windows: Sequence[Sequence[int]]) -> float:
-    losses = []
-    for ids in windows:
-        logprobs = reference_logits(model.reference, ids).double().log_softmax(dim=1)
-        losses += [-logprobs[at, id].item() for at, id in enumerate(ids[1:])]
+def expected_perplexity(model: TinyModel, ids: Sequence[int], window: int, stride: int) -> float:
+    """transformers' guide to perplexity of fixed-length models, term by term."""
+    losses, previous_end = [], 0
+    for begin in range(0, len(ids), stride):
+        end = min(begin + window, len(ids))
+        inputs = ids[begin:end]
+        logprobs = reference_logits(model.reference, inputs).double().log_softmax(dim=1)
+        targets = range(max(previous_end - begin, 1), len(inputs))
+        losses += [-logprobs[at - 1, inputs[at]].item() for at in targets]
+        previous_end = end
+        if end == len(ids):
+            break
     return math.exp(sum(losses) / len(losses))
 
 
-@pytest.mark.parametrize("options", [[], ["--window", "50"], ["--window", "50", "--max-tokens", "149"]])
+@pytest.mark.parametrize(
+    ("options", "window", "stride"),
+    [([], 310, 310), (["--window", "50"], 50, 50), (["--window", "48", "--stride", "20"], 48, 20)],
+)
 def test_it_is_that_of_transformers(
     tiny_cluster: Cluster,
     tiny_model: TinyModel,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     options: list[str],
+    window: int,
+    stride: int,
 ) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     assert run(["perplexity", str(tmp_path / "text.txt"), "--address", tiny_cluster.address, *options]) == 0
     out = capsys.readouterr().out
-    from tandem.v1 import inference_service_pb2 as pb
-
     ids = list(tiny_cluster.stub.Tokenize(pb.TokenizeRequest(text=TEXT)).token_ids)
-    starts = {0: [0], 2: range(0, 300, 50), 4: [0, 150]}[len(options)]
-    size = 50 if options else len(ids)
-    expected = expected_perplexity(tiny_model, [ids[at : at + size] for at in starts])
-    assert float(out.split()[0]) == pytest.approx(expected, rel=1e-3)
+    assert float(out.split()[0]) == pytest.approx(expected_perplexity(tiny_model, ids, window, stride), rel=1e-3)
     assert "float32, quantization none)" in out
+
+
+def test_a_text_longer_than_a_request_may_be(
+    tiny_cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = TEXT * 4000
+    assert len(text) > 1 << 20
+    (tmp_path / "text.txt").write_text(text)
+    options = ["--address", tiny_cluster.address, "--window", "50", "--max-tokens", "500", "--json"]
+    assert run(["perplexity", str(tmp_path / "text.txt"), *options]) == 0
+    found = json.loads(capsys.readouterr().out)
+    # One token a byte: the tiny model's tokenizer knows bytes alone.
+    assert found["text_bytes"] == found["text_tokens"] == len(text)
+    assert found["tokens"] == 490
+    assert found["perplexity"] == pytest.approx(math.exp(found["nats_per_token"]))
+    assert found["bits_per_byte"] == pytest.approx(found["nats_per_token"] / math.log(2))
 
 
 def test_what_cannot_be_scored_is_one_line(
@@ -58,12 +82,3 @@ def test_what_cannot_be_scored_is_one_line(
         captured = capsys.readouterr()
         assert (captured.out, captured.err.splitlines()[-1][:7]) == ("", "Error: ")
         assert reason in captured.err
-
-
-def test_windows_are_spread_and_whole() -> None:
-    ids = list(range(105))
-    assert [w[0] for w in spread_windows(ids, 10, None)] == list(range(0, 100, 10))
-    assert [w[0] for w in spread_windows(ids, 10, 39)] == [0, 30, 60]
-    assert [len(w) for w in spread_windows(ids, 10, 5)] == [10]
-    assert [len(w) for w in spread_windows(ids[:9], 10, 5)] == [9]
-    assert list(spread_windows(ids[:1], 10, None)) == []

@@ -5,6 +5,8 @@ from typing import Any, TypeVar
 
 import click
 
+from common.commands.connection_options import CONNECTION_OPTIONS
+
 AS_UP = "as in `tandem up`"
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -23,6 +25,6 @@ _OPTIONS = (
 
 def gateway_options(command: F) -> F:
     """Give a click command the flags of a gateway."""
-    for option in reversed(_OPTIONS):
+    for option in reversed((*_OPTIONS, *CONNECTION_OPTIONS)):
         command = option(command)
     return command

@@ -17,6 +17,7 @@ from common.commands.bench.picture.report import report_svg
 from common.commands.bench.results import read_roofline
 from common.commands.bench.run import Gateway, run
 from common.commands.bench.table import table_lines
+from common.commands.gateway_address import read_gateway
 from common.process import set_up_logging
 from common.supervisor import ChildEnded, Stopped
 
@@ -72,7 +73,8 @@ def gateway_of(flags: Mapping[str, Any], only_of_own: Sequence[str] = ONLY_OF_OW
     late = [f"--{name.replace('_', '-')}" for name in only_of_own if flags[name]]
     if flags["address"] is not None and late:
         raise click.UsageError(f"{', '.join(late)}: the gateway at {flags['address']} is running already")
-    return Gateway(flags["address"], {name: flags[name] for name in (*only_of_own, "model", "device")})
+    running = read_gateway(flags["address"], flags) if flags["address"] is not None else None
+    return Gateway(running, {name: flags[name] for name in (*only_of_own, "model", "device")})
 
 
 def plan_of(flags: Mapping[str, Any]) -> Plan:

@@ -11,6 +11,7 @@ from common.commands.bench.memory import peak_resident_bytes
 from common.commands.bench.results import Results, describe, now, this_machine, waterfall
 from common.commands.bench.weights import find_checkpoint, weight_bytes_per_step
 from common.commands.client import connected
+from common.commands.gateway_address import GatewayAddress
 from common.commands.stack import running_stack
 from common.commands.up_settings import UpSettings
 from common.settings_sources import resolve
@@ -25,7 +26,7 @@ class Gateway:
     "device" on what it runs.
     """
 
-    address: str | None
+    address: GatewayAddress | None
     flags: Mapping[str, object]
 
 
@@ -52,7 +53,7 @@ async def run(gateway: Gateway, plan: Plan, peak_gb_per_s: float | None) -> Resu
     return _results(plan, *measured, memory, bandwidth, peak_gb_per_s)
 
 
-async def _running(address: str, named: str | None, plan: Plan) -> tuple[Measured, Path | None]:
+async def _running(address: GatewayAddress | str, named: str | None, plan: Plan) -> tuple[Measured, Path | None]:
     async with connected(address) as client:
         checkpoint = find_checkpoint(client.model, named)  # first: a wrong name must not cost a whole measurement
         return await measure(client, plan), checkpoint

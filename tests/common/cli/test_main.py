@@ -88,8 +88,9 @@ def test_exit_codes_of_errors(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
 
 def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_with(monkeypatch, ModuleNotFoundError("No module", name="torch.nn")) == 2
-    assert "pip install 'tandem[worker]'" in capsys.readouterr().err
+    for module, extra in (("torch.nn", "worker"), ("lm_eval.evaluator", "eval")):
+        assert run_with(monkeypatch, ModuleNotFoundError("No module", name=module)) == 2
+        assert f"pip install 'tandem[{extra}]'" in capsys.readouterr().err
     with pytest.raises(ModuleNotFoundError):
         run_with(monkeypatch, ModuleNotFoundError("No module", name="our_own_bug"))
 

@@ -91,7 +91,7 @@ def test_a_self_test_that_hangs_or_dies_is_a_failure(monkeypatch: pytest.MonkeyP
 
 
 def test_little_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_checks, "_available_memory_bytes", lambda: 1 << 20)
+    monkeypatch.setattr(doctor_checks, "available_memory_bytes", lambda: 1 << 20)
     assert [f.level for f in doctor_checks.check_hardware() if f.subject == "memory"] == ["warn"]
 
 

@@ -90,14 +90,14 @@ def test_ready_then_a_signal_ends_everything(model: Path, number: signal.Signals
     assert private_folders(model) == []
 
 
-def test_a_dead_rank_ends_everything(model: Path) -> None:
+def test_a_dead_gateway_ends_everything(model: Path) -> None:
     with running(model) as up:
         up.ready_line()
         children = psutil.Process(up.process.pid).children()
-        rank = next(child for child in children if "fake_gateway" not in " ".join(child.cmdline()))
-        rank.kill()
+        gateway = next(child for child in children if "fake_gateway" in " ".join(child.cmdline()))
+        gateway.kill()
         assert up.end() == 1
-        assert any("rank 0 ended unexpectedly, killed by signal 9" in line for line in up.log)
+        assert any("gateway ended unexpectedly, killed by signal 9" in line for line in up.log)
         assert not any(child.is_running() for child in children)
     assert private_folders(model) == []
 

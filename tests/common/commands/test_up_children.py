@@ -18,9 +18,11 @@ FOLDER = Path("/run/tandem-x")
 
 
 def plan(settings: UpSettings, cores: int = 4) -> tuple[list[ChildCommand], ChildCommand]:
-    """Return the ranks' commands and the gateway's."""
-    ranks, gateway = plan_stages(settings, Path("/m"), "127.0.0.1:5", FOLDER, cores)
-    return list(ranks.commands), gateway.commands[0]
+    """Return the workers' commands and the gateway's. Whatever is started again is so on its own."""
+    ranks, *drafts, gateway = plan_stages(settings, Path("/m"), "127.0.0.1:5", FOLDER, cores)
+    assert all(stage.restarts for stage in (ranks, *drafts)) and not gateway.restarts
+    assert all(len(draft.commands) == 1 for draft in drafts)
+    return [*ranks.commands, *(draft.commands[0] for draft in drafts)], gateway.commands[0]
 
 
 def flags_of(command: ChildCommand) -> dict[str, object]:

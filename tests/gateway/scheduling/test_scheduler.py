@@ -225,7 +225,7 @@ def test_a_smaller_group_names_those_that_no_longer_fit() -> None:
     scheduler, ranks = scheduler_of(), FakeRanks(SIZE)
     long, short = add(scheduler, [0] * 20), add(scheduler, [1] * 4)
     step(scheduler, ranks)
-    assert scheduler.on_group_lost(num_blocks=3) == [long]
+    assert scheduler.on_group_lost(BlockPool(3, SIZE)) == [long]
     assert long.state is State.FINISHED and scheduler.waiting == (short,)
 
 

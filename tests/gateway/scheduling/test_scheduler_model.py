@@ -134,7 +134,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(change=st.none() | st.integers(4, 20))
     def lose_group(self, change: int | None) -> None:
         ids = {sequence: sequence.token_ids[:] for sequence in self.alive}
-        misfits = self.scheduler.on_group_lost(change)
+        block_size = self.scheduler.blocks.pool.block_size
+        misfits = self.scheduler.on_group_lost(None if change is None else BlockPool(change, block_size))
         self.plan = None
         self.ranks.lose_epoch()
         self.alive = [sequence for sequence in self.alive if sequence not in misfits]

@@ -5,6 +5,7 @@ import logging
 import signal
 import time
 from array import array
+from typing import Any
 
 import grpc
 import pytest
@@ -63,7 +64,7 @@ def test_an_absent_worker_is_told_of_once_and_found(caplog: pytest.LogCaptureFix
     ids=str,
 )
 def test_a_worker_that_does_not_fit_is_told_of_once_and_left_in_peace(
-    info: dict[str, int], reason: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    info: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(draft_link, "REFUSED_PAUSE_S", 0.1)
 

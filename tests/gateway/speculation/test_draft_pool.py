@@ -46,6 +46,15 @@ def test_a_request_is_opened_once_then_told_what_is_new() -> None:
     asyncio.run(run())
 
 
+def test_a_worker_that_is_already_draining_gets_no_work() -> None:
+    async def run() -> None:
+        async with FakeDraft(load=pb.Load(draining=True)) as worker, running([worker.address], 0) as pool:
+            await until(lambda: worker.attaches)
+            assert not pool.ask(make_request(), 4, 1.0) and not worker.batches
+
+    asyncio.run(run())
+
+
 def test_a_proposal_of_other_than_the_committed_ids_is_not_taken() -> None:
     async def run() -> None:
         request = make_request()

@@ -13,10 +13,12 @@ from gguf.gguf_writer import GGUFWriter
 from gguf.quants import quantize
 
 from common.manifest import Architecture, Manifest, Rope
-from shard_worker.checkpoint.layout import Dtype, expected_tensors
+from shard_worker.checkpoint.layout import expected_tensors
 from shard_worker.checkpoint.output_folder import OutputFolder
 from shard_worker.checkpoint.source import ForeignModel, TokenizerSource, row_blocks
+from shard_worker.checkpoint.weight_shapes import Dtype
 from shard_worker.checkpoint.writer import write_checkpoint
+from tests.support.tiny_gguf import add_entry, permuted
 
 EMPTY_TOKENIZER = b'{"model": {"type": "BPE", "vocab": {}, "merges": []}}'
 TINY: dict[str, Any] = {
@@ -83,11 +85,6 @@ def write() -> Callable[..., Manifest]:
 BYTE_TOKENS = [f"<0x{i:02X}>" for i in range(256)]
 
 
-def permuted(rows: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
-    """Return query or key rows as llama.cpp stores them (`LlamaModel.permute` in convert_hf_to_gguf.py)."""
-    return rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
-
-
 GGUF_NAMES = {
     "embedding": "token_embd",
     "norm": "output_norm",
@@ -145,7 +142,7 @@ def write_gguf(tmp_path: Path) -> Callable[..., Path]:
         writer = GGUFWriter(tmp_path / "model.gguf", "llama")
         writer.data_alignment = (entries or {}).get("general.alignment", 32)
         for key, value in (metadata | (entries or {})).items():
-            _add(writer, key, value)
+            add_entry(writer, key, value)
         for name, tensor in values.items():
             part = name.removesuffix(".weight").split(".", 2)
             foreign = f"blk.{part[1]}.{GGUF_NAMES[part[2]]}" if len(part) == 3 else GGUF_NAMES[part[0]]
@@ -163,19 +160,3 @@ def write_gguf(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / "model.gguf"
 
     return write
-
-
-def _add(writer: GGUFWriter, key: str, value: Any) -> None:
-    match value:
-        case None:
-            pass
-        case bool():
-            writer.add_bool(key, value)
-        case int():
-            writer.add_uint32(key, value)
-        case float():
-            writer.add_float32(key, value)
-        case str():
-            writer.add_string(key, value)
-        case _:
-            writer.add_array(key, value)

@@ -133,3 +133,21 @@ def test_download_refuses_names_it_does_not_know(
         assert done.code == 2
         assert reason in done.err and done.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_download_takes_a_path(tandem: Tandem, gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TANDEM_HOME", str(tmp_path / "home"))
+    done = tandem("download", gguf)
+    assert (done.code, done.out) == (0, f"{gguf.stem} is ready: {model_folder(gguf.stem)}\n")
+    assert read_manifest(model_folder(gguf.stem))[0].name == gguf.stem
+    assert tandem("download", gguf).out == f"{gguf.stem} is there already: {model_folder(gguf.stem)}\n"
+
+
+def test_what_was_made_here_is_verified_and_not_replaced(
+    tandem: Tandem, gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TANDEM_HOME", str(tmp_path / "home"))
+    assert tandem("convert", gguf, "--output", model_folder("mine")).code == 0
+    assert tandem("download", "mine", "--verify").out == f"mine is there already, and whole: {model_folder('mine')}\n"
+    forced = tandem("download", "mine", "--force")
+    assert (forced.code, forced.err) == (2, "tandem: mine was made here: there is nothing to fetch it from\n")

@@ -61,6 +61,13 @@ def test_a_repository_is_fetched_once(store: Path, calls: list[tuple[str, list[s
     assert [p.name for p in folder.parent.iterdir()] == ["owner--name"]
 
 
+def test_a_listed_name_is_fetched_from_its_repository(store: Path, calls: list[tuple[str, list[str]]]) -> None:
+    folder = fetch("qwen3-8b", lambda *_: None)
+    assert folder == store / "models" / "qwen3-8b" == resolve("qwen3-8b")
+    assert [repo for repo, _ in calls] == ["Qwen/Qwen3-8B"]
+    assert read_manifest(folder)[0].source == "Qwen/Qwen3-8B@0123abc"
+
+
 def test_only_safetensors_weights_are_asked_for(calls: list[tuple[str, list[str]]]) -> None:
     fetch("owner/name", lambda *_: None)
     [(_, patterns)] = calls

@@ -1,6 +1,7 @@
 """Models from GGUF files."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from gguf.constants import GGMLQuantizationType
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 
 from common.errors import CheckpointError
@@ -41,7 +42,7 @@ def test_tensors_come_back_in_half_split_order(
         assert torch.equal(back[name], tensor), name
 
 
-@pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1"])
+@pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
 def test_matrices_are_dequantised(make_model: MakeModel, write_gguf: WriteGguf, kind: str) -> None:
     model, tensors = make_model(hidden_size=64, intermediate_size=64, head_dim=16)
     quantisation = GGMLQuantizationType[kind]
@@ -89,9 +90,21 @@ def reference_q6_k(block: npt.NDArray[np.uint8]) -> list[float]:
     return values
 
 
+def by_the_package(kind: str, block: npt.NDArray[np.uint8]) -> list[float]:
+    """Return the 256 values of a block by the gguf package."""
+    values: list[float] = dequantize(block[np.newaxis], GGMLQuantizationType[kind])[0].tolist()
+    return values
+
+
 @pytest.mark.parametrize(
     ("kind", "halves", "reference"),
-    [("Q4_K", slice(0, 4), reference_q4_k), ("Q6_K", slice(208, 210), reference_q6_k)],
+    [
+        ("Q2_K", slice(80, 84), partial(by_the_package, "Q2_K")),
+        ("Q3_K", slice(108, 110), partial(by_the_package, "Q3_K")),
+        ("Q4_K", slice(0, 4), reference_q4_k),
+        ("Q5_K", slice(0, 4), partial(by_the_package, "Q5_K")),
+        ("Q6_K", slice(208, 210), reference_q6_k),
+    ],
 )
 def test_k_quants_are_dequantised(
     make_model: MakeModel,
@@ -101,7 +114,7 @@ def test_k_quants_are_dequantised(
     reference: Callable[[npt.NDArray[np.uint8]], list[float]],
 ) -> None:
     # The package cannot quantise to these types: random blocks with sane scales stand in for a model.
-    block_bytes = {"Q4_K": 144, "Q6_K": 210}[kind]
+    _, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
     random = np.random.default_rng(2)
     packed: list[npt.NDArray[np.uint8]] = []
 
@@ -145,16 +158,24 @@ def test_defaults_of_missing_keys(make_model: MakeModel, write_gguf: WriteGguf) 
     [
         ({"llama.rope.scaling.type": "yarn"}, "rope scaling 'yarn'"),
         ({"llama.rope.scaling.factor": 2.0}, r"llama\.rope\.scaling\.factor"),
-        ({"llama.expert_count": 8}, r"llama\.expert_count"),
+        ({"llama.expert_count": 8}, r"llama\.expert_used_count is missing"),
+        ({"llama.expert_shared_count": 8}, r"llama\.expert_shared_count"),
+        ({"llama.attention.scale": 0.5}, r"llama\.attention\.scale"),
+        ({"llama.attention.causal": False}, r"llama\.attention\.causal is false"),
+        ({"llama.attention.key_length": 0}, r"llama\.attention\.key_length is 0"),
+        ({"llama.rope.freq_base": -1.0}, r"llama\.rope\.freq_base is -1"),
+        ({"general.type": "adapter"}, "general.type is 'adapter'"),
+        ({"split.count": 2}, "split.count is 2: join the files"),
         ({"llama.rope.dimension_count": 8}, r"llama\.rope\.dimension_count is 8; only 16"),
         ({"llama.attention.value_length": 8}, r"llama\.attention\.value_length is 8"),
         ({"llama.vocab_size": 41}, r"llama\.vocab_size is 41"),
         ({"llama.block_count": None}, r"llama\.block_count is missing"),
         ({"llama.block_count": "two"}, r"llama\.block_count is str, not int"),
         ({"llama.block_count": True}, r"llama\.block_count is bool, not int"),
-        ({"llama.attention.head_count": [4, 2]}, r"llama\.attention\.head_count is list"),
+        ({"llama.attention.head_count": [4, 2]}, r"llama\.attention\.head_count is an array"),
         ({"llama.attention.head_count": 0}, r"llama\.attention\.head_count is 0"),
         ({"llama.attention.layer_norm_rms_epsilon": 0.0}, "do not make an architecture"),
+        ({"llama.block_count": 1 << 31}, r"block_count is 2147483648, of 21 tensors"),
         ({"llama.block_count": 3}, "GGUF tensors are missing: blk.2.attn_k.weight"),
         ({"llama.block_count": 1}, "not supported: blk.1.attn_k.weight"),
         ({"llama.embedding_length": 64}, r"token_embd.weight is \(40, 32\), not \(40, 64\)"),
@@ -170,11 +191,16 @@ def test_unsupported_metadata_are_named(
 
 def test_unsupported_tensors_are_named(make_model: MakeModel, write_gguf: WriteGguf) -> None:
     model, tensors = make_model(hidden_size=64, intermediate_size=64)
-    path = write_gguf(model, tensors, tensors={"rope_freqs.weight": np.ones(8, np.float32)})
-    with pytest.raises(CheckpointError, match=r"not supported: rope_freqs\.weight"):
+    path = write_gguf(model, tensors, tensors={"rope_factors_long.weight": np.ones(8, np.float32)})
+    with pytest.raises(CheckpointError, match=r"not supported: rope_factors_long\.weight"):
         open_gguf(path)
-    with pytest.raises(CheckpointError, match=r"token_embd\.weight has type Q5_0"):
-        open_gguf(write_gguf(model, tensors, kind=GGMLQuantizationType.Q5_0))
+
+    def nonlinear(array: npt.NDArray[np.float32], kind: GGMLQuantizationType) -> npt.NDArray[Any]:
+        is_matrix = kind == GGMLQuantizationType.IQ4_NL
+        return np.zeros((array.shape[0], array.shape[1] // 32 * 18), np.uint8) if is_matrix else array
+
+    with pytest.raises(CheckpointError, match=r"token_embd\.weight has type IQ4_NL"):
+        open_gguf(write_gguf(model, tensors, kind=GGMLQuantizationType.IQ4_NL, quantise=nonlinear))
     del tensors["embedding.weight"]
     with pytest.raises(CheckpointError, match=r"token_embd\.weight is missing"):
         open_gguf(write_gguf(model, tensors))
@@ -182,6 +208,6 @@ def test_unsupported_tensors_are_named(make_model: MakeModel, write_gguf: WriteG
 
 def test_another_architecture_is_named(make_model: MakeModel, write_gguf: WriteGguf) -> None:
     path = write_gguf(*make_model())
-    path.write_bytes(path.read_bytes().replace(b"llama", b"qwen2", 1))
-    with pytest.raises(CheckpointError, match="architecture 'qwen2'"):
+    path.write_bytes(path.read_bytes().replace(b"llama", b"bloom", 1))
+    with pytest.raises(CheckpointError, match="architecture 'bloom'"):
         open_gguf(path)

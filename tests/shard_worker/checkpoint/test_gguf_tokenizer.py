@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import Qwen2Tokenizer
 
 from common.errors import CheckpointError
 from shard_worker.checkpoint.gguf_metadata import GgufMetadata
 from shard_worker.checkpoint.gguf_tokenizer import LLAMA3_SPLIT, build_tokenizer
+from tests.support.tiny_gguf import as_stored
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog. The dog sleeps; the fox doesn't.",
@@ -65,7 +67,7 @@ def as_metadata(tokenizer: Tokenizer, pre: str, **changes: Any) -> tuple[GgufMet
         "bos_token_id": 1,
         "eos_token_id": 2,
     } | changes
-    return GgufMetadata({f"tokenizer.ggml.{k}": v for k, v in entries.items() if v is not None}), size
+    return GgufMetadata(as_stored({f"tokenizer.ggml.{k}": v for k, v in entries.items() if v is not None})), size
 
 
 @pytest.mark.parametrize(
@@ -85,9 +87,19 @@ def test_byte_level_bpe_comes_back(pre: str, pre_tokenizer: Any, ignore_merges: 
     assert rebuilt.decode(rebuilt.encode("<|im_end|>x").ids, skip_special_tokens=True) == "x"
 
 
+@pytest.mark.parametrize("pre", ["qwen2", "deepseek-r1-qwen"])
+def test_qwen2_is_transformers(pre: str) -> None:
+    trained = trained_bpe(LLAMA3, False)
+    merges: Any = [tuple(merge) for merge in json.loads(trained.to_str())["model"]["merges"]]
+    theirs = Qwen2Tokenizer(vocab=trained.get_vocab(), merges=merges)
+    rebuilt = Tokenizer.from_buffer(build_tokenizer(*as_metadata(trained, pre)).data)
+    for text in [*TEXTS, "e\u0301 A\u030a combined", "<|endoftext|>x"]:
+        assert rebuilt.encode(text).ids == theirs.encode(text, add_special_tokens=False), text
+
+
 def test_the_pre_tokenizers_differ_on_digits() -> None:
     splits = {}
-    for pre in ("smollm", "gpt-2", "llama-bpe"):
+    for pre in ("smollm", "gpt-2", "llama-bpe", "qwen2"):
         data = build_tokenizer(*as_metadata(trained_bpe(GPT2, False), pre)).data
         pre_tokenizer = Tokenizer.from_buffer(data).pre_tokenizer
         assert pre_tokenizer is not None
@@ -96,6 +108,7 @@ def test_the_pre_tokenizers_differ_on_digits() -> None:
         "smollm": ["1", "2", "3", "4", "Ġx"],
         "gpt-2": ["1234", "Ġx"],
         "llama-bpe": ["123", "4", "Ġx"],
+        "qwen2": ["1", "2", "3", "4", "Ġx"],
     }
 
 
@@ -184,7 +197,7 @@ def spm_entries(original: SentencePieceProcessor, **changes: Any) -> tuple[GgufM
         "bos_token_id": original.bos_id(),
         "eos_token_id": original.eos_id(),
     } | changes
-    return GgufMetadata({f"tokenizer.ggml.{k}": v for k, v in entries.items() if v is not None}), size
+    return GgufMetadata(as_stored({f"tokenizer.ggml.{k}": v for k, v in entries.items() if v is not None})), size
 
 
 def test_sentencepiece_comes_back(sentencepiece: SentencePieceProcessor) -> None:

@@ -1,13 +1,14 @@
 """config.json: what is understood, what is let be, and what is refused by name."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from common.errors import CheckpointError
-from common.manifest import Architecture, Rope, RopeScaling
+from common.manifest import Architecture, LinearScaling, Rope, RopeScaling, YarnScaling
 from shard_worker.checkpoint.huggingface_config import read_config
 
 LLAMA = {
@@ -26,6 +27,7 @@ SCALING = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
+LINEAR = Rope(theta=1e4, scaling=LinearScaling(kind="linear", factor=4))
 SCALED = RopeScaling(
     kind="llama3",
     factor=32,
@@ -106,10 +108,28 @@ def test_smollm2s_own_config(tmp_path: Path) -> None:
             Rope(theta=5e5, scaling=SCALED),
         ),
         ({"rope_theta": 5e5, "rope_parameters": {"rope_theta": 5e5}}, Rope(theta=5e5)),
+        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, LINEAR),
+        ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, Rope(theta=1e4)),
     ],
 )
 def test_rope(tmp_path: Path, changes: dict[str, Any], rope: Rope) -> None:
     assert architecture(tmp_path, **changes).rope == rope
+
+
+def test_yarn_extends_the_context_that_it_states(tmp_path: Path) -> None:
+    # As the model cards of Qwen 2.5 say: the file's own length stays the original one.
+    yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
+    found = architecture(tmp_path, rope_scaling=yarn)
+    assert found.context_length == 2048
+    assert found.rope.scaling == YarnScaling(
+        kind="yarn",
+        factor=4,
+        original_context_length=512,
+        beta_fast=32,
+        beta_slow=1,
+        attention_factor=0.1 * math.log(4) + 1,
+    )
+    assert architecture(tmp_path, rope_scaling=yarn, max_position_embeddings=4096).context_length == 4096
 
 
 @pytest.mark.parametrize(
@@ -120,14 +140,20 @@ def test_rope(tmp_path: Path, changes: dict[str, Any], rope: Rope) -> None:
         ({"attention_bias": True}, "attention_bias = true"),
         ({"mlp_bias": True}, "mlp_bias = true"),
         ({"sliding_window": 4096}, "sliding_window = 4096"),
-        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, r'rope_scaling\.type = "dynamic"'),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, r'rope_scaling\.rope_type = "yarn"'),
-        ({"rope_parameters": {"rope_type": "default", "beta_fast": 3}}, r"rope_parameters\.beta_fast = 3"),
+        ({"rope_scaling": {"type": "proportional"}}, r'rope_scaling\.type = "proportional"'),
+        ({"rope_scaling": {"type": "longrope", "factor": 2.0}}, "rope type 'longrope' is not supported for llama"),
+        ({"rope_scaling": {"type": "linear", "rope_type": "yarn"}}, "type is linear and rope_type is yarn"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0, "mscale": 1.0}}, r"rope_scaling\.mscale = 1\.0"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0, "truncate": False}}, r"rope_scaling\.truncate = false"),
+        ({"rope_scaling": {"type": "linear"}}, "factor = null"),
+        ({"rope_parameters": {"rope_type": "default", "beta_fast": 3.0}}, "beta_fast of a rope of type default"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, r"partial_rotary_factor = 0\.5"),
         ({"rope_scaling": {"rope_type": "llama3"}}, "factor = null"),
-        ({"rope_scaling": SCALING, "rope_parameters": SCALING}, "are both given"),
+        ({"rope_scaling": SCALING}, "factor, high_freq_factor, low_freq_factor, .* of a rope of type default"),
+        ({"rope_scaling": {"type": "default"}, "rope_parameters": {"type": "default"}}, "are both given"),
         ({"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5}}, "rope_theta is given as"),
-        ({"quantization_config": {"bits": 4}}, r"quantization_config = .*bits"),
+        ({"quantization_config": 4}, r"quantization_config = 4"),
+        ({"num_hidden_layers": 1 << 40}, r"num_hidden_layers = 1099511627776"),
         ({"auto_map": {"AutoModel": "x.py"}}, "auto_map = "),
         ({"logit_scale": 0.1}, r"logit_scale = 0\.1"),
         ({"num_attention_heads": 0}, "num_attention_heads is not positive"),

@@ -9,17 +9,8 @@ import pytest
 from common.errors import CheckpointError
 from common.manifest import Architecture, Experts, LinearScaling, LongRopeScaling, Rope
 from shard_worker.checkpoint.huggingface_config import read_config
+from tests.support.hub_configs import SHAPE
 
-SHAPE: dict[str, Any] = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 100,
-    "max_position_embeddings": 512,
-    "rms_norm_eps": 1e-5,
-}
 SCALING = {"rope_type": "linear", "factor": 8.0}
 
 
@@ -144,15 +135,14 @@ def test_kv_heads_are_not_guessed(tmp_path: Path, model_type: str) -> None:
 @pytest.mark.parametrize(
     ("model_type", "changes", "reason"),
     [
-        ("qwen2", {"rope_scaling": {"type": "yarn", "factor": 4.0}}, r'rope_scaling\.type = "yarn"'),
-        ("qwen2", {"rope_scaling": {"type": "linear", "factor": 4.0}}, "rope type 'linear' is not supported for qwen2"),
+        ("qwen2", {"rope_scaling": {"type": "mrope"}}, r'rope_scaling\.type = "mrope"'),
         ("qwen2", {"use_mrope": True}, "use_mrope = true"),
         ("qwen2", {"layer_types": ["full_attention"]}, "1 layer_types for 4 layers"),
         ("qwen2", {"layer_types": ["sliding_attention"] * 4}, "there is no sliding_window"),
         ("qwen2", {"layer_types": ["chunked_attention"] * 4}, r'layer_types\.0 = "chunked_attention"'),
         ("qwen2", {"hidden_act": "gelu"}, 'hidden_act = "gelu"'),
         ("qwen3", {"attention_bias": True}, "attention_bias = true"),
-        ("phi3", {"rope_scaling": {"type": "yarn"}}, r'rope_scaling\.type = "yarn"'),
+        ("phi3", {"rope_scaling": {"type": "yarn"}}, "rope type 'yarn' is not supported for phi3"),
         ("phi3", {"rope_scaling": {"type": "longrope", "long_factor": [1.0] * 8}}, "factors = null"),
         ("phi3", {"rope_scaling": {"type": "longrope", "short_factor": [1.0] * 7}}, "7 longrope factors for 8"),
         ("phi3", {"lm_head_bias": True}, "lm_head_bias = true"),

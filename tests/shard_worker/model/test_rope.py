@@ -1,11 +1,13 @@
 """Rotary embedding: transformers' own tables and rotation are the reference."""
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
-from common.manifest import Rope, RopeScaling
+from common.manifest import LinearScaling, Rope, RopeScaling, YarnScaling
 from shard_worker.model.rope import RopeTable, inverse_frequencies, rotate
 from tests.support.tiny_model import LLAMA3_ROPE
 
@@ -16,17 +18,34 @@ SCALING = RopeScaling(
 )
 
 
-@pytest.mark.parametrize("scaling", [None, SCALING], ids=["plain", "llama3"])
+YARN = YarnScaling(
+    kind="yarn", factor=4.0, original_context_length=1024, beta_fast=24.0, beta_slow=2.0, attention_factor=1.1
+)
+THEIRS: list[tuple[RopeScaling | LinearScaling | YarnScaling | None, dict[str, Any]]] = [
+    (None, {"rope_type": "default"}),
+    (SCALING, LLAMA3_ROPE),
+    (LinearScaling(kind="linear", factor=4.0), {"rope_type": "linear", "factor": 4.0}),
+    (
+        YARN,
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}
+        | {"beta_fast": 24.0, "beta_slow": 2.0, "attention_factor": 1.1},
+    ),
+]
+
+
+@pytest.mark.parametrize(("scaling", "theirs"), THEIRS, ids=["plain", "llama3", "linear", "yarn"])
 @pytest.mark.parametrize("head_dim", [8, 64])
 @pytest.mark.parametrize("theta", [10_000.0, 500_000.0])
-def test_rotation_is_that_of_transformers(scaling: RopeScaling | None, head_dim: int, theta: float) -> None:
+def test_rotation_is_that_of_transformers(
+    scaling: RopeScaling | LinearScaling | YarnScaling | None, theirs: dict[str, Any], head_dim: int, theta: float
+) -> None:
     table = RopeTable(Rope(theta=theta, scaling=scaling), head_dim, CONTEXT_LENGTH, torch.device("cpu"))
     config = LlamaConfig(
         hidden_size=4 * head_dim,
         num_attention_heads=4,
         head_dim=head_dim,
         max_position_embeddings=CONTEXT_LENGTH,
-        rope_parameters={"rope_theta": theta, **(LLAMA3_ROPE if scaling else {"rope_type": "default"})},
+        rope_parameters={"rope_theta": theta, **theirs},
     )
     torch.manual_seed(0)
     x_NHD = torch.randn(len(POSITIONS), 4, head_dim)

@@ -13,10 +13,10 @@ from common.errors import CheckpointError
 from common.manifest import read_manifest
 from common.model_store import model_folder
 from shard_worker.checkpoint.from_checkpoint import open_checkpoint
-from shard_worker.checkpoint.layout import Dtype, weight_shapes
 from shard_worker.checkpoint.output_folder import OutputFolder
 from shard_worker.checkpoint.reader import CheckpointReader
 from shard_worker.checkpoint.source import Tensors
+from shard_worker.checkpoint.weight_shapes import Dtype, weight_shapes
 from shard_worker.checkpoint.writer import write_checkpoint
 from shard_worker.quantization.formats import quantize_int4, quantize_int8
 from shard_worker.quantization.quantize import Mode, QuantizeOptions, quantize

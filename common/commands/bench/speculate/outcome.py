@@ -16,6 +16,7 @@ from common.commands.bench.speculate.prompts import prompts_of
 from common.commands.bench.speculate.results import SpeculationResults
 from common.commands.bench.speculate.table import table_lines
 from common.commands.client import connected
+from common.commands.gateway_address import GatewayAddress
 from common.commands.stack import running_stack
 from common.commands.up_children import NGRAM
 from common.commands.up_settings import UpSettings
@@ -99,6 +100,6 @@ async def _measured(gateway: Gateway, proposers: Sequence[str], plan: Plan) -> t
     return model, cells
 
 
-async def _running(address: str, proposer: str, plan: Plan) -> tuple[GetModelResponse, list[Cell]]:
+async def _running(address: GatewayAddress | str, proposer: str, plan: Plan) -> tuple[GetModelResponse, list[Cell]]:
     async with connected(address) as client:
         return client.model, await measure(client, plan, proposer)

@@ -85,18 +85,20 @@ class Batch(_message.Message):
     def __init__(self, opens: _Optional[_Iterable[_Union[Open, _Mapping]]] = ..., commits: _Optional[_Iterable[_Union[Commit, _Mapping]]] = ..., closes: _Optional[_Iterable[_Union[Close, _Mapping]]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("request", "epoch", "ids", "prompt_length", "sampling")
+    __slots__ = ("request", "epoch", "ids", "prompt_length", "sampling", "traceparent")
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_LENGTH_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     request: int
     epoch: int
     ids: bytes
     prompt_length: int
     sampling: Sampling
-    def __init__(self, request: _Optional[int] = ..., epoch: _Optional[int] = ..., ids: _Optional[bytes] = ..., prompt_length: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ...) -> None: ...
+    traceparent: str
+    def __init__(self, request: _Optional[int] = ..., epoch: _Optional[int] = ..., ids: _Optional[bytes] = ..., prompt_length: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class Sampling(_message.Message):
     __slots__ = ("seed", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "bias_ids", "bias_values")

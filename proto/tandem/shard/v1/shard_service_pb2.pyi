@@ -11,7 +11,7 @@ class GetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetInfoResponse(_message.Message):
-    __slots__ = ("protocol_version", "epoch", "rank", "world_size", "checkpoint_hash", "block_size_tokens", "num_blocks", "vocabulary_first", "vocabulary_size", "max_step_tokens", "context_length", "dtype", "device", "quantization")
+    __slots__ = ("protocol_version", "epoch", "rank", "world_size", "checkpoint_hash", "block_size_tokens", "num_blocks", "vocabulary_first", "vocabulary_size", "max_step_tokens", "context_length", "dtype", "device", "quantization", "draining", "held")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +26,8 @@ class GetInfoResponse(_message.Message):
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     QUANTIZATION_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     epoch: int
     rank: int
@@ -40,7 +42,9 @@ class GetInfoResponse(_message.Message):
     dtype: str
     device: str
     quantization: str
-    def __init__(self, protocol_version: _Optional[int] = ..., epoch: _Optional[int] = ..., rank: _Optional[int] = ..., world_size: _Optional[int] = ..., checkpoint_hash: _Optional[str] = ..., block_size_tokens: _Optional[int] = ..., num_blocks: _Optional[int] = ..., vocabulary_first: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., max_step_tokens: _Optional[int] = ..., context_length: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., quantization: _Optional[str] = ...) -> None: ...
+    draining: bool
+    held: bool
+    def __init__(self, protocol_version: _Optional[int] = ..., epoch: _Optional[int] = ..., rank: _Optional[int] = ..., world_size: _Optional[int] = ..., checkpoint_hash: _Optional[str] = ..., block_size_tokens: _Optional[int] = ..., num_blocks: _Optional[int] = ..., vocabulary_first: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., max_step_tokens: _Optional[int] = ..., context_length: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., quantization: _Optional[str] = ..., draining: bool = ..., held: bool = ...) -> None: ...
 
 class RunRequest(_message.Message):
     __slots__ = ("attach", "frame", "resolve")
@@ -53,16 +57,18 @@ class RunRequest(_message.Message):
     def __init__(self, attach: _Optional[_Union[Attach, _Mapping]] = ..., frame: _Optional[_Union[Frame, _Mapping]] = ..., resolve: _Optional[_Union[Resolve, _Mapping]] = ...) -> None: ...
 
 class Attach(_message.Message):
-    __slots__ = ("protocol_version", "epoch", "fence", "checkpoint_hash")
+    __slots__ = ("protocol_version", "epoch", "fence", "checkpoint_hash", "only_if_free")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_HASH_FIELD_NUMBER: _ClassVar[int]
+    ONLY_IF_FREE_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     epoch: int
     fence: int
     checkpoint_hash: str
-    def __init__(self, protocol_version: _Optional[int] = ..., epoch: _Optional[int] = ..., fence: _Optional[int] = ..., checkpoint_hash: _Optional[str] = ...) -> None: ...
+    only_if_free: bool
+    def __init__(self, protocol_version: _Optional[int] = ..., epoch: _Optional[int] = ..., fence: _Optional[int] = ..., checkpoint_hash: _Optional[str] = ..., only_if_free: bool = ...) -> None: ...
 
 class Frame(_message.Message):
     __slots__ = ("epoch", "step", "plan_hash", "plan")
@@ -113,7 +119,7 @@ class Plan(_message.Message):
     def __init__(self, opens: _Optional[_Iterable[_Union[SequenceOpen, _Mapping]]] = ..., closes: _Optional[bytes] = ..., row_sequences: _Optional[bytes] = ..., row_base_lengths: _Optional[bytes] = ..., row_lengths: _Optional[bytes] = ..., row_sampled: _Optional[bytes] = ..., row_scored: _Optional[bytes] = ..., token_ids: _Optional[bytes] = ..., row_blocks: _Optional[bytes] = ..., block_tables: _Optional[bytes] = ..., scored_ids: _Optional[bytes] = ..., num_noised: _Optional[int] = ..., num_top: _Optional[int] = ..., num_raw: _Optional[int] = ..., num_scored_raw: _Optional[int] = ..., row_run_ahead: _Optional[bytes] = ...) -> None: ...
 
 class SequenceOpen(_message.Message):
-    __slots__ = ("sequence", "seed", "temperature", "repetition_penalty", "presence_penalty", "frequency_penalty", "bias_ids", "bias_values", "prompt_length", "history")
+    __slots__ = ("sequence", "seed", "temperature", "repetition_penalty", "presence_penalty", "frequency_penalty", "bias_ids", "bias_values", "prompt_length", "history", "traceparent")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
@@ -124,6 +130,7 @@ class SequenceOpen(_message.Message):
     BIAS_VALUES_FIELD_NUMBER: _ClassVar[int]
     PROMPT_LENGTH_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     seed: int
     temperature: float
@@ -134,7 +141,8 @@ class SequenceOpen(_message.Message):
     bias_values: bytes
     prompt_length: int
     history: bytes
-    def __init__(self, sequence: _Optional[int] = ..., seed: _Optional[int] = ..., temperature: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., bias_ids: _Optional[bytes] = ..., bias_values: _Optional[bytes] = ..., prompt_length: _Optional[int] = ..., history: _Optional[bytes] = ...) -> None: ...
+    traceparent: str
+    def __init__(self, sequence: _Optional[int] = ..., seed: _Optional[int] = ..., temperature: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., bias_ids: _Optional[bytes] = ..., bias_values: _Optional[bytes] = ..., prompt_length: _Optional[int] = ..., history: _Optional[bytes] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class Resolve(_message.Message):
     __slots__ = ("epoch", "step", "position")

@@ -60,9 +60,9 @@ class ShardServiceServicer(object):
 
     def Run(self, request_iterator, context):
         """Run is the step stream. The first request is an attach, every later one a frame or a resolve; each is answered in
-        order. A frame that does not follow ends the stream with FAILED_PRECONDITION and ErrorInfo.reason one of
-        STALE_FENCE, WRONG_EPOCH, WRONG_STEP, WRONG_PLAN_HASH, WRONG_CHECKPOINT, WRONG_PROTOCOL_VERSION, BAD_PLAN;
-        nothing of it is run.
+        order. What does not follow ends the stream with FAILED_PRECONDITION and ErrorInfo.reason one of
+        STALE_FENCE, WRONG_EPOCH, WRONG_STEP, WRONG_PLAN_HASH, WRONG_CHECKPOINT, WRONG_PROTOCOL_VERSION, BAD_PLAN, HELD,
+        DRAINING; nothing of it is run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,9 +41,9 @@ class ShardServiceStub:
     """GetInfo describes the rank. It is answered as soon as the rank is ready to serve."""
     Run: _grpc.StreamStreamMultiCallable[_shard_service_pb2.RunRequest, _shard_service_pb2.RunResponse]
     """Run is the step stream. The first request is an attach, every later one a frame or a resolve; each is answered in
-    order. A frame that does not follow ends the stream with FAILED_PRECONDITION and ErrorInfo.reason one of
-    STALE_FENCE, WRONG_EPOCH, WRONG_STEP, WRONG_PLAN_HASH, WRONG_CHECKPOINT, WRONG_PROTOCOL_VERSION, BAD_PLAN;
-    nothing of it is run.
+    order. What does not follow ends the stream with FAILED_PRECONDITION and ErrorInfo.reason one of
+    STALE_FENCE, WRONG_EPOCH, WRONG_STEP, WRONG_PLAN_HASH, WRONG_CHECKPOINT, WRONG_PROTOCOL_VERSION, BAD_PLAN, HELD,
+    DRAINING; nothing of it is run.
     """
 
 @_typing.type_check_only
@@ -55,9 +55,9 @@ class ShardServiceAsyncStub(ShardServiceStub):
     """GetInfo describes the rank. It is answered as soon as the rank is ready to serve."""
     Run: _aio.StreamStreamMultiCallable[_shard_service_pb2.RunRequest, _shard_service_pb2.RunResponse]  # type: ignore[assignment]
     """Run is the step stream. The first request is an attach, every later one a frame or a resolve; each is answered in
-    order. A frame that does not follow ends the stream with FAILED_PRECONDITION and ErrorInfo.reason one of
-    STALE_FENCE, WRONG_EPOCH, WRONG_STEP, WRONG_PLAN_HASH, WRONG_CHECKPOINT, WRONG_PROTOCOL_VERSION, BAD_PLAN;
-    nothing of it is run.
+    order. What does not follow ends the stream with FAILED_PRECONDITION and ErrorInfo.reason one of
+    STALE_FENCE, WRONG_EPOCH, WRONG_STEP, WRONG_PLAN_HASH, WRONG_CHECKPOINT, WRONG_PROTOCOL_VERSION, BAD_PLAN, HELD,
+    DRAINING; nothing of it is run.
     """
 
 class ShardServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -78,9 +78,9 @@ class ShardServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_shard_service_pb2.RunResponse], _abc.AsyncIterator[_shard_service_pb2.RunResponse]]:
         """Run is the step stream. The first request is an attach, every later one a frame or a resolve; each is answered in
-        order. A frame that does not follow ends the stream with FAILED_PRECONDITION and ErrorInfo.reason one of
-        STALE_FENCE, WRONG_EPOCH, WRONG_STEP, WRONG_PLAN_HASH, WRONG_CHECKPOINT, WRONG_PROTOCOL_VERSION, BAD_PLAN;
-        nothing of it is run.
+        order. What does not follow ends the stream with FAILED_PRECONDITION and ErrorInfo.reason one of
+        STALE_FENCE, WRONG_EPOCH, WRONG_STEP, WRONG_PLAN_HASH, WRONG_CHECKPOINT, WRONG_PROTOCOL_VERSION, BAD_PLAN, HELD,
+        DRAINING; nothing of it is run.
         """
 
 def add_ShardServiceServicer_to_server(servicer: ShardServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

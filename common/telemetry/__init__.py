@@ -1,0 +1,1 @@
+"""Traces and logs: what a process tells about the requests it served."""

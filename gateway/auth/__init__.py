@@ -1,0 +1,1 @@
+"""Who may call the gateway, for which tenant, and how much."""

@@ -1,0 +1,1 @@
+"""What a gateway measures of itself, its requests, steps, ranks and draft workers."""
