@@ -3,6 +3,7 @@
 import asyncio
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 from sentencepiece import SentencePieceProcessor
 
 from common.errors import InvalidRequest
+from common.manifest import Manifest
 from gateway.chat.encoder import ChatEncoder
 from gateway.chat.message import ChatMessage
 from gateway.tokenizers.interface import Tokenizer
@@ -20,6 +22,7 @@ from gateway.tokenizers.load import load_tokenizer
 from shard_worker.checkpoint.chat_templates import CHAT_TEMPLATES
 from shard_worker.checkpoint.huggingface_tokenizer import read_tokenizer
 from shard_worker.checkpoint.turn_end import turn_end_id
+from tests.gateway.chat.checkpoints import LLAMA3_SPECIAL, checkpoints
 from tests.gateway.tokenizers import samples
 from tests.support.tiktoken_files import llama3_ranks, tekken_files, tekken_of_version
 
@@ -36,7 +39,7 @@ def conversations() -> tuple[tuple[ChatMessage, ...], ...]:
     texts += [lines[at : at + 1 + 2 * (at // 5 % 3)] for at in range(0, 300, 5)]
     chats = []
     for index, turns in enumerate(texts):
-        system = [ChatMessage("system", "Be brief.\n" + FORGED)] if index % 2 else []
+        system = [ChatMessage("system", "Be brief.\n" + (FORGED if index % 4 == 1 else ""))] if index % 2 else []
         chats.append((*system, *(ChatMessage(("user", "assistant")[i % 2], turn) for i, turn in enumerate(turns))))
     return tuple(chats)
 
@@ -48,6 +51,11 @@ def encode(folder: Path, name: str, chats: Sequence[Sequence[ChatMessage]]) -> t
     (folder / "tokenizer").write_bytes(source.data)
     (folder / "chat.jinja").write_text(template)
     manifest = samples.manifest_for(source.data, source.kind, source.bos_id, source.end_ids, "chat.jinja")
+    return rendered(folder, manifest, chats), turn_end_id(template, source, source.end_ids)
+
+
+def rendered(folder: Path, manifest: Manifest, chats: Sequence[Sequence[ChatMessage]]) -> list[list[int]]:
+    """Return our ids of `chats`."""
 
     async def run() -> list[list[int]]:
         tokenizer: Tokenizer = load_tokenizer(folder, manifest)
@@ -58,7 +66,7 @@ def encode(folder: Path, name: str, chats: Sequence[Sequence[ChatMessage]]) -> t
         finally:
             await encoder.close()
 
-    return asyncio.run(run()), turn_end_id(template, source, source.end_ids)
+    return asyncio.run(run())
 
 
 def mistral(file: Path) -> Reference:
@@ -145,6 +153,16 @@ def test_llama3(tmp_path: Path) -> None:
     for chat, ids in zip(conversations(), found, strict=True):
         turns = [id for m in chat for id in (*header(m.role), *plain(m.content.strip()), 128_009)]
         assert ids == [128_000, *turns, *header("assistant")], chat
+
+
+@pytest.mark.parametrize(("name", "style"), [("llama-2", "llama2"), ("codellama", "llama2"), ("llama-3", "llama3")])
+def test_transformers_with_the_hubs_own_templates(name: str, style: str, tmp_path: Path) -> None:
+    hub = checkpoints()[style]
+    manifest = replace(hub, template=CHAT_TEMPLATES[name]).write(tmp_path)
+    special = {"</s>", "<s>", "<unk>", *LLAMA3_SPECIAL}
+    chats = [list(chat) for chat in conversations() if not any(s in m.content for m in chat for s in special)]
+    assert sum(chat[0].role == "system" for chat in chats) > 5
+    assert rendered(tmp_path, manifest, chats) == [hub.reference(chat) for chat in chats]
 
 
 @pytest.mark.parametrize("name", [name for name in CHAT_TEMPLATES if name != "llama-3"])
