@@ -236,7 +236,7 @@ UNQUANTIZED = Quantization(mode="none")
 class TokenizerFile(_Section):
     """Which tokenizer reads the text. `bos_id` is prepended to plain text when it is not None."""
 
-    kind: Literal["tokenizer_json", "sentencepiece"]
+    kind: Literal["tokenizer_json", "sentencepiece", "tiktoken"]
     file: str
     sha256: str
     bos_id: int | None

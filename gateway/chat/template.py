@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import common
 from common.errors import CheckpointError, InvalidRequest, Unavailable
 
-WORKER = Path(__file__).with_name("template_worker.py")
+WORKER = Path(common.__file__).with_name("template_worker.py")
 START_TIMEOUT_S = 30.0
 # The worker's own alarm rings this much after its parent should have ended it.
 ALARM_DELAY_S = 10.0

@@ -7,6 +7,7 @@ from common.manifest import Manifest
 from gateway.tokenizers.checkpoint_files import read_chat_template, read_tokenizer
 from gateway.tokenizers.interface import Tokenizer
 from gateway.tokenizers.sentencepiece import SentencePieceTokenizer
+from gateway.tokenizers.tiktoken import TiktokenTokenizer
 from gateway.tokenizers.tokenizer_json import TokenizerJson
 
 
@@ -21,6 +22,8 @@ def load_tokenizer(folder: Path, manifest: Manifest) -> Tokenizer:
     tokenizer: Tokenizer
     if manifest.tokenizer.kind == "tokenizer_json":
         tokenizer = TokenizerJson(data, template)
+    elif manifest.tokenizer.kind == "tiktoken":
+        tokenizer = TiktokenTokenizer(data)
     else:
         tokenizer = SentencePieceTokenizer(data, template)
     _check_fit(tokenizer, manifest)

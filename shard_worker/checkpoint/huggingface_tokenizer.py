@@ -1,5 +1,6 @@
 """The tokenizer, chat template and end ids of a folder in the Hugging Face hub's layout."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,19 @@ from tokenizers import Tokenizer
 from common.errors import CheckpointError
 from shard_worker.checkpoint.huggingface_base import HuggingFaceConfig
 from shard_worker.checkpoint.huggingface_config import read_json
+from shard_worker.checkpoint.llama3_tokenizer import is_ranks_file, read_llama3_tokenizer
 from shard_worker.checkpoint.source import TokenizerSource
+from shard_worker.checkpoint.tekken_tokenizer import read_tekken
 
 MAX_TOKENIZER_BYTES = 64 << 20
 
 
 def read_tokenizer(folder: Path, vocabulary_size: int) -> TokenizerSource:
-    """Return tokenizer.json or, without one, tokenizer.model.
+    """Return tokenizer.json or, without one, tokenizer.model (of SentencePiece or tiktoken, told by its content) or,
+    without that either, tekken.json.
 
     Whether plain text starts with the BOS token is what tokenizer_config.json says in `add_bos_token`;
-    without that, what tokenizer.json's own post-processor does, or true for tokenizer.model. Raises
+    without that, what tokenizer.json's own post-processor does, or true for the others. Raises
     CheckpointError when there is no tokenizer, it has ids outside the vocabulary, or it adds anything but a
     BOS token.
     """
@@ -28,8 +32,13 @@ def read_tokenizer(folder: Path, vocabulary_size: int) -> TokenizerSource:
     if (path := folder / "tokenizer.json").is_file():
         return _from_tokenizer_json(path, config, vocabulary_size)
     if (path := folder / "tokenizer.model").is_file():
-        return _from_sentencepiece(path, config, vocabulary_size)
-    raise CheckpointError(f"{folder}: there is neither tokenizer.json nor tokenizer.model")
+        data = _bounded(path)
+        if not is_ranks_file(data):
+            return _from_sentencepiece(path, data, config, vocabulary_size)
+        return _with_bos(read_llama3_tokenizer(path, data, vocabulary_size), config)
+    if (path := folder / "tekken.json").is_file():
+        return _with_bos(read_tekken(path, _bounded(path), vocabulary_size), config)
+    raise CheckpointError(f"{folder}: there is neither tokenizer.json nor tokenizer.model nor tekken.json")
 
 
 def read_chat_template(folder: Path) -> str | None:
@@ -66,15 +75,26 @@ def _from_tokenizer_json(path: Path, config: dict[str, Any], vocabulary_size: in
         raise CheckpointError(f"{path}: {error}") from error
     if (largest := max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)) >= vocabulary_size:
         raise CheckpointError(f"{path}: id {largest} is not in the model's vocabulary of {vocabulary_size}")
+    eos_id = _named(tokenizer, config.get("eos_token"))
+    end_ids = () if eos_id is None else (eos_id,)
     if config.get("add_bos_token") is None:
-        return TokenizerSource("tokenizer_json", data, _added_bos(path, tokenizer))
+        return TokenizerSource("tokenizer_json", data, _added_bos(path, tokenizer), end_ids)
     if not config["add_bos_token"]:
-        return TokenizerSource("tokenizer_json", data, None)
-    bos = config.get("bos_token")
-    bos_id = tokenizer.token_to_id(str(bos["content"] if isinstance(bos, dict) else bos))
+        return TokenizerSource("tokenizer_json", data, None, end_ids)
+    bos_id = _named(tokenizer, config.get("bos_token"))
     if bos_id is None:
-        raise CheckpointError(f"{path}: add_bos_token is set, but there is no token {bos!r}")
-    return TokenizerSource("tokenizer_json", data, bos_id)
+        raise CheckpointError(f"{path}: add_bos_token is set, but there is no token {config.get('bos_token')!r}")
+    return TokenizerSource("tokenizer_json", data, bos_id, end_ids)
+
+
+def _named(tokenizer: Tokenizer, token: Any) -> int | None:
+    """Return the id of a token as tokenizer_config.json names it: its content, or an object with that."""
+    id: int | None = tokenizer.token_to_id(str(token.get("content") if isinstance(token, dict) else token))
+    return id
+
+
+def _with_bos(tokenizer: TokenizerSource, config: dict[str, Any]) -> TokenizerSource:
+    return tokenizer if config.get("add_bos_token", True) else replace(tokenizer, bos_id=None)
 
 
 def _added_bos(path: Path, tokenizer: Tokenizer) -> int | None:
@@ -88,8 +108,7 @@ def _added_bos(path: Path, tokenizer: Tokenizer) -> int | None:
     return bos_id
 
 
-def _from_sentencepiece(path: Path, config: dict[str, Any], vocabulary_size: int) -> TokenizerSource:
-    data = _bounded(path)
+def _from_sentencepiece(path: Path, data: bytes, config: dict[str, Any], vocabulary_size: int) -> TokenizerSource:
     try:
         processor = SentencePieceProcessor(model_proto=data)
     except (RuntimeError, OSError) as error:
@@ -105,7 +124,8 @@ def _from_sentencepiece(path: Path, config: dict[str, Any], vocabulary_size: int
     if beyond := sorted(id for id in added if id >= size):
         raise CheckpointError(f"{path}: added tokens {beyond} are not in it; a tokenizer.json is needed")
     bos_id = processor.bos_id() if config.get("add_bos_token", True) else -1
-    return TokenizerSource("sentencepiece", data, bos_id if bos_id >= 0 else None)
+    end_ids = (processor.eos_id(),) if processor.eos_id() >= 0 else ()
+    return TokenizerSource("sentencepiece", data, bos_id if bos_id >= 0 else None, end_ids)
 
 
 def _bounded(path: Path) -> bytes:

@@ -8,10 +8,11 @@ import torch
 
 from common.manifest import UNQUANTIZED, Architecture, Quantization
 
-TokenizerKind = Literal["tokenizer_json", "sentencepiece"]
+TokenizerKind = Literal["tokenizer_json", "sentencepiece", "tiktoken"]
 TOKENIZER_FILES: dict[TokenizerKind, str] = {
     "tokenizer_json": "tokenizer.json",
     "sentencepiece": "tokenizer.model",
+    "tiktoken": "tiktoken.json",
 }
 
 BLOCK_ELEMENTS = 1 << 22
@@ -20,11 +21,15 @@ BLOCK_ELEMENTS = 1 << 22
 
 @dataclass(frozen=True)
 class TokenizerSource:
-    """The tokenizer's file, and the id that is prepended to plain text, if any."""
+    """The tokenizer's file, and the id that is prepended to plain text, if any.
+
+    `end_ids` are what the tokenizer itself calls ends, where it does; the first is a chat template's eos_token.
+    """
 
     kind: TokenizerKind
     data: bytes
     bos_id: int | None
+    end_ids: tuple[int, ...] = ()
 
 
 class Tensors(Protocol):

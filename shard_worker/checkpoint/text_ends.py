@@ -2,15 +2,13 @@
 
 from pathlib import Path
 
-from sentencepiece import SentencePieceProcessor
-
 from common.errors import CheckpointError
 from shard_worker.checkpoint.huggingface_config import read_json
 from shard_worker.checkpoint.source import TokenizerSource
 
 
 def tokenizers_own_ends(folder: Path, tokenizer: TokenizerSource) -> tuple[int, ...]:
-    """Return eos_token_id of a generation_config.json in `folder`, else the end that a SentencePiece model names.
+    """Return eos_token_id of a generation_config.json in `folder`, else the ends that the tokenizer itself names.
 
     Raises CheckpointError when neither says one.
     """
@@ -18,8 +16,6 @@ def tokenizers_own_ends(folder: Path, tokenizer: TokenizerSource) -> tuple[int, 
     ids = stated if isinstance(stated, list) else [] if stated is None else [stated]
     if not all(isinstance(id, int) for id in ids):
         raise CheckpointError(f"{folder}: eos_token_id {ids} is not a list of token ids")
-    if not ids and tokenizer.kind == "sentencepiece":
-        ids = [SentencePieceProcessor(model_proto=tokenizer.data).eos_id()]
-    if ids in ([], [-1]):
+    if not (ids := ids or list(tokenizer.end_ids)):
         raise CheckpointError(f"{folder}: nothing says which token ends a text; a generation_config.json does")
     return tuple(dict.fromkeys(ids))

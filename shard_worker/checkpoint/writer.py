@@ -12,6 +12,7 @@ from shard_worker.checkpoint.output_folder import OutputFolder
 from shard_worker.checkpoint.reader import Progress, verify
 from shard_worker.checkpoint.safetensors_stream import serialised
 from shard_worker.checkpoint.source import TOKENIZER_FILES, ForeignModel
+from shard_worker.checkpoint.turn_end import turn_end_id
 from shard_worker.checkpoint.weight_shapes import Dtype
 
 MAX_FILE_BYTES = 2 << 30
@@ -36,6 +37,7 @@ def write_checkpoint(
     Holds one block of one tensor in memory. Everything written is read back and hashed before it is shown. Raises
     CheckpointError when a tensor of the model has the wrong shape, or one of its ids is no token.
     """
+    end_of_text_ids = _end_of_text_ids(model)
     _check_ids(model)
     folder = output.partial
     specs = expected_tensors(model.architecture, dtype, model.quantization)
@@ -56,7 +58,7 @@ def write_checkpoint(
             sha256=files[tokenizer_file].sha256,
             bos_id=model.tokenizer.bos_id,
         ),
-        end_of_text_ids=model.end_of_text_ids,
+        end_of_text_ids=end_of_text_ids,
         chat_template=CHAT_TEMPLATE_FILE if model.chat_template is not None else None,
         files=dict(sorted(files.items())),
     )
@@ -64,6 +66,16 @@ def write_checkpoint(
     verify(folder, progress)
     output.commit()
     return manifest
+
+
+def _end_of_text_ids(model: ForeignModel) -> tuple[int, ...]:
+    """Return the model's end ids and the token that ends a turn in its chat template; a template's eos_token first."""
+    ends = list(model.end_of_text_ids)
+    ends.sort(key=lambda id: id not in model.tokenizer.end_ids[:1])
+    if model.chat_template is not None:
+        turn_end = turn_end_id(model.chat_template, model.tokenizer, tuple(ends))
+        ends += [] if turn_end is None else [turn_end]
+    return tuple(dict.fromkeys(ends))
 
 
 def _check_ids(model: ForeignModel) -> None:

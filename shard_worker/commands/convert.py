@@ -1,5 +1,6 @@
 """`tandem convert`: turn a foreign model, of whichever format, into a checkpoint."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,11 @@ from shard_worker.commands.new_checkpoint import dtype_option, force_option, new
     help="config.json or params.json of a .pth that has neither beside it.",
 )
 @click.option("--context-length", type=click.IntRange(min=1), help="Tokens; for a params.json, which does not say it.")
+@click.option(
+    "--chat-template",
+    help="For a chat model that comes without one: a file, or one of ours: llama-2, llama-3, codellama, mistral-v1, "
+    "mistral-v3, mistral-v3-tekken, mistral-v7, mistral-v7-tekken.",
+)
 @dtype_option
 @force_option
 def convert(
@@ -26,6 +32,7 @@ def convert(
     name: str | None,
     config: Path | None,
     context_length: int | None,
+    chat_template: str | None,
     dtype: Literal["float32", "bfloat16"],
     force: bool,
 ) -> None:
@@ -35,13 +42,19 @@ def convert(
     consolidated.*.pth and params.json, a .pth in gpt-fast's layout, a GGUF file, or a model file of llama2.c.
     """
     # Imported here since they bring torch, which `--help` does without.
+    from shard_worker.checkpoint.chat_templates import chat_template as read_chat_template
     from shard_worker.checkpoint.recognise import open_found, recognise
     from shard_worker.checkpoint.torch_file import Unpickler
     from shard_worker.checkpoint.writer import write_checkpoint
 
+    given = None if chat_template is None else read_chat_template(chat_template)
     found = recognise(source)
     with new_checkpoint(output, force) as (place, progress):
         click.echo(f"found: {found.description}", err=True)
         model = open_found(found, Unpickler(place.scratch, progress), config, context_length)
+        if given is not None:
+            model = replace(model, chat_template=given)
+        elif model.chat_template is None:
+            click.echo("it comes without a chat template: it will not chat, unless --chat-template names one", err=True)
         write_checkpoint(model, place, name or place.path.name, dtype, progress)
     click.echo(f"{name or place.path.name} is ready: {place.path}")

@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from common.errors import CheckpointError
+from common.tiktoken_file import build_encoding, read_tiktoken_file
 from shard_worker.checkpoint.source import TokenizerSource
 
 SEQUENCE_TOKENS = 512
@@ -54,5 +55,8 @@ def _tokenize(text: str, tokenizer: TokenizerSource) -> list[int]:
         processor.LoadFromSerializedProto(tokenizer.data)
         pieces: list[int] = processor.EncodeAsIds(text)
         return pieces
+    if tokenizer.kind == "tiktoken":
+        file = read_tiktoken_file(tokenizer.data)
+        return [file.first_id + rank for rank in build_encoding(file).encode_ordinary(text)]
     ids: list[int] = Tokenizer.from_buffer(tokenizer.data).encode(text, add_special_tokens=False).ids
     return ids

@@ -33,7 +33,13 @@ class GatewayProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        self.client = Client(self.address)
+        try:
+            self.client = Client(self.address)
+        except BaseException as error:
+            error.add_note(f"log of the gateway:\n{self.log}")
+            self.process.kill()
+            self.process.wait()
+            raise
 
     @property
     def log(self) -> str:

@@ -135,6 +135,7 @@ def scene(model: TinyModel) -> Iterator[tuple[Cluster, GatewayProcess]]:
                     drafts="k8s:///llm/drafts:grpc",
                     kubernetes_api=api.url,
                     kubernetes_credentials=api.credentials,
+                    allow_plaintext=True,
                     draft_length="fixed",
                     drain_budget_s=DEADLINE_S,
                 )

@@ -35,7 +35,7 @@ def started(cluster: Cluster, request: pb.GenerateRequest) -> Any:
 def test_streams_go_on_when_a_rank_is_killed(tiny_model: TinyModel) -> None:
     """Idle first, then with a stream on its way, which says what an undisturbed one says."""
     settings = {"tp": 2, "kv_cache_tokens": 4096, "drain_budget_s": 2.0}
-    request = text_request("the same as ever", 1500)
+    request = text_request("the same as ever", 600)
     with running_cluster(model=tiny_model.folder, dtype="float32", **settings) as cluster:
         reference = generate(cluster.stub, request)
         killed = kill_rank(cluster, 1)

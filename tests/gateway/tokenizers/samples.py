@@ -70,7 +70,7 @@ def source_lines() -> list[str]:
 
 
 @functools.cache
-def corpus(size: int = 3200) -> list[str]:
+def corpus(size: int = 5200) -> list[str]:
     """Return `size` lines: code, random characters of many blocks, and mixtures; always the same ones."""
     draw = random.Random(20240229)
     code = source_lines()

@@ -20,6 +20,7 @@ from shard_worker.checkpoint.weight_shapes import Dtype
 from shard_worker.checkpoint.writer import write_checkpoint
 from tests.support.tiny_gguf import add_entry, permuted
 
+EMPTY_TOKENIZER = b'{"model": {"type": "BPE", "vocab": {}, "merges": []}}'
 TINY: dict[str, Any] = {
     "family": "llama",
     "layers": 2,
@@ -60,7 +61,7 @@ def make_model() -> Callable[..., tuple[ForeignModel, dict[str, torch.Tensor]]]:
         model = ForeignModel(
             source="random",
             architecture=architecture,
-            tokenizer=TokenizerSource("tokenizer_json", b"{}", bos_id=1),
+            tokenizer=TokenizerSource("tokenizer_json", EMPTY_TOKENIZER, bos_id=1),
             chat_template="{{ messages }}",
             end_of_text_ids=(2, 3),
             tensors=TensorTable(values),

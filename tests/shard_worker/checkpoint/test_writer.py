@@ -118,7 +118,7 @@ def test_ids_outside_the_vocabulary_are_refused(tmp_path: Path, make_model: Make
     for broken in (
         replace(model, end_of_text_ids=(40,)),
         replace(model, end_of_text_ids=(-1,)),
-        replace(model, tokenizer=TokenizerSource("tokenizer_json", b"{}", bos_id=40)),
+        replace(model, tokenizer=TokenizerSource("tokenizer_json", model.tokenizer.data, bos_id=40)),
     ):
         with pytest.raises(CheckpointError, match="is not in the vocabulary of 40"):
             write(broken, tmp_path / "tiny")
