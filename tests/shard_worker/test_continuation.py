@@ -1,7 +1,5 @@
 """A continued step answers what so many steps would have: the same records, in row order, and the same slices."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
@@ -10,16 +8,8 @@ from tandem.shard.v1 import shard_service_pb2 as pb
 from tests.support.local_ranks import LocalRanks
 from tests.support.plans import PlanRow, make_plan, merged_greedy, merged_rows
 from tests.support.three_sequences import BLOCKS, PROMPTS, opened
-from tests.support.tiny_model import TinyModel
 
 WIDTH = 2  # of the lists of noised candidates
-
-
-@pytest.fixture(scope="module", params=[(1, "on"), (1, "off"), (2, "on"), (3, "off")], ids=str)
-def ranks(request: pytest.FixtureRequest, tiny_model: TinyModel) -> Iterator[LocalRanks]:
-    tp, native = request.param
-    with LocalRanks(tiny_model.folder, tp=tp, native=native) as made:
-        yield made
 
 
 class Streams:

@@ -1,25 +1,14 @@
 """What is run ahead is what would have been computed, bit for bit; what is not confirmed leaves nothing behind."""
 
-from collections.abc import Iterator
-
 import numpy as np
-import pytest
 
 from common.arrays import F32, from_wire
 from tandem.shard.v1 import shard_service_pb2 as pb
 from tests.support.local_ranks import LocalRanks
 from tests.support.plans import PlanRow, greedy_open, make_plan, merged_greedy, merged_rows
 from tests.support.three_sequences import BLOCKS, PROMPTS, opened
-from tests.support.tiny_model import TinyModel
 
 TIMES = ("queue_ns", "compute_ns", "collective_ns", "encode_ns", "ahead_ns")
-
-
-@pytest.fixture(scope="module", params=[(1, "on"), (1, "off"), (2, "on"), (3, "off")], ids=str)
-def ranks(request: pytest.FixtureRequest, tiny_model: TinyModel) -> Iterator[LocalRanks]:
-    tp, native = request.param
-    with LocalRanks(tiny_model.folder, tp=tp, native=native) as made:
-        yield made
 
 
 class Session:
