@@ -45,6 +45,7 @@ class StepSpans:
         )
         attributes: dict[str, Value | None] = {
             "tandem.step.rows": len(plan.rows),
+            "tandem.step.passes": plan.passes,
             "tandem.step.decode_tokens": plan.decode_tokens,
             "tandem.step.prefill_tokens": plan.prefill_tokens,
             "tandem.tp.size": len(times.ranks),

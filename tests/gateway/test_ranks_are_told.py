@@ -26,7 +26,7 @@ def closing(plan: pb.Plan) -> bool:
 
 @asynccontextmanager
 async def traced_loop(rank: FakeRank, tracer: Tracer) -> AsyncIterator[StepLoop]:
-    settings = GatewaySettings(model=Path("unused"), ranks=(rank.address,), trace_every_steps=3)
+    settings = GatewaySettings(model=Path("unused"), ranks=(rank.address,), trace_every_steps=3, max_tokens_per_frame=1)
     health = HealthBoard()
     groups = FixedGroup(settings.ranks, CHECKPOINT_HASH, settings.step_timeout_s)
     loop = StepLoop(settings, groups, health, tracer=tracer)
