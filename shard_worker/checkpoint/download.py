@@ -16,6 +16,8 @@ from shard_worker.checkpoint.weight_shapes import Dtype
 from shard_worker.checkpoint.writer import write_checkpoint
 
 ALLOWED_FILES = ["*.json", "model*.safetensors", "tokenizer.model", "*.jinja"]
+# Asked for where a repository has nothing else; read by the same throw-away process as everywhere.
+PICKLED_FILES = ["pytorch_model*.bin"]
 STORE_DTYPE: Dtype = "bfloat16"
 MAX_REASON_CHARACTERS = 300
 
@@ -34,7 +36,7 @@ def fetch(name_or_path: str, progress: Progress, replace: bool = False) -> Path:
         if meant.path is not None:
             model = open_found(recognise(meant.path), Unpickler(output.scratch, progress), None, None)
         elif meant.repository is not None:
-            model = _fetch_repository(meant.repository)
+            model = _fetch_repository(meant.repository, Unpickler(output.scratch, progress))
         elif meant.name == EMBEDDED_MODEL:
             model = fetch_embedded(output.scratch)
         else:
@@ -43,13 +45,15 @@ def fetch(name_or_path: str, progress: Progress, replace: bool = False) -> Path:
     return folder
 
 
-def _fetch_repository(repo: str) -> ForeignModel:
+def _fetch_repository(repo: str, unpickle: Unpickler) -> ForeignModel:
     from huggingface_hub import snapshot_download  # slow to import, and not needed for the embedded model
 
     try:
         # The hub's own cache keeps what was fetched, so that an interrupted download goes on where it was.
         snapshot = Path(snapshot_download(repo, allow_patterns=ALLOWED_FILES, ignore_patterns=["*/*"]))
+        if not any(snapshot.glob("*.safetensors")):
+            snapshot = Path(snapshot_download(repo, allow_patterns=PICKLED_FILES, ignore_patterns=["*/*"]))
     except Exception as error:  # the errors of its HTTP library, which is another one in each major version
         reason = " ".join(str(error).split())[:MAX_REASON_CHARACTERS] or type(error).__name__
         raise CheckpointError(f"could not download {repo} from the Hugging Face hub: {reason}") from error
-    return open_huggingface(snapshot, source=f"{repo}@{snapshot.name}")
+    return open_huggingface(snapshot, source=f"{repo}@{snapshot.name}", unpickle=unpickle)

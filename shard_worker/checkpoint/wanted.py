@@ -7,6 +7,9 @@ from common.cli.suggest import did_you_mean
 from common.errors import CheckpointError
 from common.model_store import EMBEDDED_MODEL, is_stored
 from shard_worker.checkpoint.catalog import KnownModel, known_models
+from shard_worker.checkpoint.catalog_entries import BIN
+
+FETCHED_FORMS = ("safetensors", BIN)
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ def wanted(name_or_path: str) -> Wanted:
     """
     models = known_models()
     path = Path(name_or_path)
-    if name_or_path in models and models[name_or_path].form == "safetensors":
+    if name_or_path in models and models[name_or_path].form in FETCHED_FORMS:
         return Wanted(name_or_path, repository=models[name_or_path].hub_ids[0])
     if name_or_path == EMBEDDED_MODEL or ("/" not in name_or_path and is_stored(name_or_path)):
         return Wanted(name_or_path)

@@ -103,7 +103,7 @@ def test_a_path_means_what_lies_there(tmp_path: Path, monkeypatch: pytest.Monkey
         ("qwen3-8", "Did you mean qwen3-8b"),
         ("smollm2-135m-instrct", "Did you mean smollm2-135m-instruct"),
         ("gpt5", "nor another name that `tandem models` lists"),
-        ("open-llama-7b", "pytorch_model.bin files: fetch them yourself, then `tandem convert"),
+        ("stories15m", "files: fetch them yourself, then `tandem convert"),
     ],
 )
 def test_what_cannot_be_fetched_is_said_why(name: str, reason: str) -> None:

@@ -7,13 +7,14 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 
 from common.errors import CheckpointError
 from common.manifest import read_manifest
 from common.model_store import resolve
 from shard_worker.checkpoint.download import fetch
+from tests.support.foreign_checkpoints import save_torch
 from tests.support.reference import reference_name
 
 CONFIG = """{"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -72,6 +73,24 @@ def test_only_safetensors_weights_are_asked_for(calls: list[tuple[str, list[str]
     fetch("owner/name", lambda *_: None)
     [(_, patterns)] = calls
     assert not any(pattern.endswith((".bin", ".pt", ".pth", ".py", "*")) for pattern in patterns)
+
+
+def test_pickles_are_fetched_where_there_is_nothing_else(
+    store: Path, calls: list[tuple[str, list[str]]], tmp_path: Path
+) -> None:
+    """They become the same weights, by way of the throw-away process."""
+    safetensors = fetch("owner/name", lambda *_: None)
+    whole = tmp_path / "cache" / "0123abc" / "model.safetensors"
+    save_torch(load_file(whole), whole.with_name("pytorch_model.bin"))
+    whole.unlink()
+    calls.clear()
+    pickled = fetch("open-llama-3b", lambda *_: None)
+    assert [(repo, any(".bin" in pattern for pattern in patterns)) for repo, patterns in calls] == [
+        ("openlm-research/open_llama_3b", False),
+        ("openlm-research/open_llama_3b", True),
+    ]
+    name = "model.safetensors"
+    assert (pickled / name).read_bytes() == (safetensors / name).read_bytes()
 
 
 def test_a_failed_download_is_one_line_and_leaves_nothing(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
