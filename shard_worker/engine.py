@@ -223,13 +223,14 @@ class Engine:
         Returns the last pass's rows and records, and the records of all passes together.
         """
         everyone, passes = np.arange(len(rows.sequences_R)), list(sampled)
-        steps: list[Resolvable | None] = [self._last_step]
+        assert self._last_step is not None  # a continued row is sampled
+        steps = [self._last_step]
         while rows.continued_R.any():
             rows = self._run_ahead.following(rows, everyone, passes[-1], plan.num_noised)
             self._write(rows)
             passes += self._sample(rows, plan, self._forward.logits(self._forward.hidden(rows)))
             steps.append(self._last_step)
-        self._last_step = ContinuedStep([step for step in steps if step is not None])
+        self._last_step = ContinuedStep(steps)
         return rows, passes[-1:], [join(passes, len(everyone))]
 
     def _score(self, rows: Rows, plan: pb.Plan, hidden_SM: torch.Tensor) -> list[PackedRecords]:

@@ -87,8 +87,7 @@ class LastStep:
 
     def resolve(self, position: int) -> ResolvedSlice:
         """Return the slice at sampled position `position`. Raises Refused(BAD_PLAN) when there is none."""
-        if not 0 <= position < len(self.raw_PV):
-            raise Refused("BAD_PLAN", f"position {position} of a step that sampled {len(self.raw_PV)}")
+        _require_sampled(position, len(self.raw_PV))
         rows = (self.processed_PV[position], self.scores_PV[position], self.raw_PV[position])
         return ResolvedSlice(self.first_id, *rows)
 
@@ -104,9 +103,9 @@ class UndrawnStep:
 
     def resolve(self, position: int) -> ResolvedSlice:
         """As LastStep.resolve."""
-        part = slice(position, position + 1) if position >= 0 else slice(0)
-        arguments = (self.raw_PV[part], self.states[part], self.positions[part])
-        return _noised(*arguments, self.first_id).resolve(0 if len(arguments[1]) else position)
+        _require_sampled(position, len(self.raw_PV))
+        one = slice(position, position + 1)
+        return _noised(self.raw_PV[one], self.states[one], self.positions[one], self.first_id).resolve(0)
 
 
 def sample_records(
@@ -183,6 +182,11 @@ def _noised(raw_PV: Tensor, states: Sequence[SequenceState], positions: Sequence
     """Return the logits as they are, processed, and with noise."""
     processed_PV = process(raw_PV, states, positions, first_id)
     return LastStep(first_id, processed_PV, _add_noise(processed_PV, states, positions, first_id), raw_PV)
+
+
+def _require_sampled(position: int, count: int) -> None:
+    if not 0 <= position < count:
+        raise Refused("BAD_PLAN", f"position {position} of a step that sampled {count}")
 
 
 def _add_noise(
