@@ -67,8 +67,12 @@ class DraftService(draft_service_pb2_grpc.DraftServiceServicer):
                 self._metrics.watch(desk)
             return desk, proposer
 
+        def tell(about: About) -> None:
+            if not ready.done():  # nobody waits any more where the process was stopped meanwhile
+                ready.set_result(about)
+
         def on_ready(proposer: Proposer) -> None:
-            self._on_events(ready.set_result, proposer.about)
+            self._on_events(tell, proposer.about)
 
         self._loop.start(make, on_ready)
         self._about = await ready
