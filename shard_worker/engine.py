@@ -111,6 +111,7 @@ class Engine:
             dtype=settings.dtype,
             device=str(device),
             quantization=quantization.mode,
+            compact_saved_bytes=0 if native is None else native.compact_saved_bytes,
         )
         if on_gpu is not None:
             return cls(model, cache, part, group, info, on_gpu.decoder, on_gpu.sampler)

@@ -114,6 +114,13 @@ class Matrix:
         return int(self.struct.format) >= PACKED_INT8
 
     @property
+    def saved_bytes(self) -> int:
+        """How many bytes less than in bfloat16 a compact matrix takes; 0 of others."""
+        if self.struct.format != COMPACT_BFLOAT16:
+            return 0
+        return 2 * self.rows * self.columns - sum(tensor.nbytes for tensor in self.kept)
+
+    @property
     def rows(self) -> int:
         """Number of outputs."""
         return int(self.struct.rows)
