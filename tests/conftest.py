@@ -11,9 +11,12 @@ import pytest
 from common.errors import CheckpointError
 from common.model_store import EMBEDDED_MODEL, resolve
 from tests.support.leaks import held, leaked
+from tests.support.side_by_side import SideBySide, is_one_of_several
 
 # Read when torch is first imported: threads that spin would starve the processes that tests start beside them.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if is_one_of_several():
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the other cores are the other processes'
 
 PATIENCE_S = 5.0
 
@@ -43,6 +46,8 @@ FIXTURE_WATCH = pytest.StashKey[FixtureWatch]()
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[FIXTURE_WATCH] = watch = FixtureWatch()
     config.pluginmanager.register(watch)
+    if is_one_of_several():
+        config.pluginmanager.register(SideBySide())
 
 
 @pytest.fixture(scope="module", autouse=True)
