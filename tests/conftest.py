@@ -1,5 +1,6 @@
 """For all tests: nothing may leak from a test module, and the embedded model is at hand."""
 
+import gc
 import os
 from collections import Counter
 from collections.abc import Generator, Iterator
@@ -48,6 +49,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(watch)
     if is_one_of_several():
         config.pluginmanager.register(SideBySide())
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over all that imports made: it would be most of its work, and a test's time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module", autouse=True)
