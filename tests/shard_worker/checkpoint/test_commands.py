@@ -141,6 +141,14 @@ def test_download_takes_a_path(tandem: Tandem, gguf: Path, tmp_path: Path, monke
     assert (done.code, done.out) == (0, f"{gguf.stem} is ready: {model_folder(gguf.stem)}\n")
     assert read_manifest(model_folder(gguf.stem))[0].name == gguf.stem
     assert tandem("download", gguf).out == f"{gguf.stem} is there already: {model_folder(gguf.stem)}\n"
+    template = model_folder(gguf.stem) / "chat_template.jinja"
+    assert template.read_text() == "{{ messages }}", "as the file has it"
+    refused = tandem("download", gguf, "--chat-template", "llama-3")
+    assert refused.code == 2 and "--force fetches it again" in refused.err
+    refused = tandem("download", gguf, "--chat-template", "llama-33", "--force")
+    assert refused.code == 2 and "nor one of llama-2, llama-3" in refused.err
+    assert tandem("download", gguf, "--chat-template", "llama-2", "--force").code == 0
+    assert "[INST]" in template.read_text()
 
 
 def test_what_was_made_here_is_verified_and_not_replaced(
