@@ -15,6 +15,8 @@ from huggingface_hub import close_session, constants
 
 Files = dict[str, bytes]
 
+PATIENCE_S = 300
+
 
 def commit_of(files: Files) -> str:
     """Return the commit hash under which the hub has these files."""
@@ -52,6 +54,8 @@ def hub_played_by(hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(constants, "ENDPOINT", url)
         template = url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        for limit in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):  # a busy machine is no reason to give up
+            monkeypatch.setattr(constants, limit, PATIENCE_S)
         yield
         close_session()
 
