@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common.cli.suggest import did_you_mean
 from common.errors import CheckpointError
-from common.model_store import EMBEDDED_MODEL, is_stored
+from common.model_store import EMBEDDED_MODEL, is_hub_id, is_stored
 from shard_worker.checkpoint.catalog import known_models
 
 
@@ -37,12 +37,14 @@ def wanted(name_or_path: str) -> Wanted:
         return Wanted(listed)
     if listed in models:
         return Wanted(listed, repository=models[listed].hub_ids[0], file=models[listed].file)
-    if path.exists():
+    if name_or_path and path.exists():  # the path of no letters is the working directory
         return Wanted(path.stem if path.is_file() else path.resolve().name, path=path)
     if several := [name for name, model in models.items() if model.file and name_or_path in model.hub_ids]:
         raise CheckpointError(f"{name_or_path} holds several models; name one of {', '.join(several)}")
-    if "/" in name_or_path:
+    if is_hub_id(name_or_path):
         return Wanted(name_or_path, repository=name_or_path)
+    if "/" in name_or_path:
+        raise CheckpointError(f"there is nothing at {name_or_path}, and it is no repository id, owner/name, either")
     hint = did_you_mean(name_or_path, [EMBEDDED_MODEL, *models])
     raise CheckpointError(
         f"{name_or_path!r} is neither {EMBEDDED_MODEL!r} nor another name that `tandem models` lists, "
