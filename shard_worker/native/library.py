@@ -10,7 +10,7 @@ from torch import Tensor
 
 from common.errors import SettingsError
 from shard_worker.native import build
-from shard_worker.native.structures import CDraws, CMatrix, CModel, CStep, Matrix
+from shard_worker.native.structures import CDraws, CMatrix, CModel, CPasses, CStep, Matrix
 
 # Of csrc/api.cpp.
 _NO_MEMORY = -1
@@ -82,6 +82,12 @@ class Runner:
         _check_memory(status)
         return status
 
+    def passes(self, model: CModel, passes: CPasses) -> int:
+        """Run all passes of a step and draw from each. Returns as `step`."""
+        status: int = self._library.tandem_passes(self._handle, ctypes.byref(model), ctypes.byref(passes))
+        _check_memory(status)
+        return status
+
 
 def _check_memory(status: int) -> None:
     if status == _NO_MEMORY:
@@ -102,9 +108,11 @@ def _open(path: Path) -> ctypes.CDLL:
     library.tandem_runner_kernels.argtypes, library.tandem_runner_kernels.restype = [pointer], ctypes.c_char_p
     library.tandem_runner_packs.argtypes, library.tandem_runner_packs.restype = [pointer], int32
     library.tandem_step.argtypes = [pointer, ctypes.POINTER(CModel), ctypes.POINTER(CStep)]
+    library.tandem_passes.argtypes = [pointer, ctypes.POINTER(CModel), ctypes.POINTER(CPasses)]
     library.tandem_linear.argtypes = [pointer, ctypes.POINTER(CMatrix), pointer, int64, pointer, int32]
     library.tandem_compact.argtypes = [pointer, pointer, int64, int64, pointer, pointer, int64]
     library.tandem_compact.restype = int64
     library.tandem_draw.argtypes = [pointer, ctypes.POINTER(CDraws)]
-    library.tandem_step.restype = library.tandem_linear.restype = library.tandem_draw.restype = int32
+    library.tandem_step.restype = library.tandem_passes.restype = int32
+    library.tandem_linear.restype = library.tandem_draw.restype = int32
     return library

@@ -1,4 +1,4 @@
-"""The C structs of csrc/kernels.h and csrc/decoder.h, field by field, and the matrices made of tensors."""
+"""The C structs of csrc/kernels.h, decoder.h and passes.h, field by field, and the matrices made of tensors."""
 
 import ctypes
 from collections.abc import Sequence
@@ -98,6 +98,23 @@ class CDraws(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("noised_ids", "noised_scores", "noised_processed", "noised_raw")),
         *((name, ctypes.c_void_p) for name in ("top_ids", "top_processed", "raw_ids", "raw_logits")),
         *((name, ctypes.c_void_p) for name in ("processed_lse", "raw_lse")),
+        ("stride", ctypes.c_int64),
+    ]
+
+
+class CPasses(ctypes.Structure):
+    """tandem::Passes."""
+
+    _fields_: ClassVar[Sequence[tuple[str, Any]]] = [
+        *((name, ctypes.c_int64) for name in ("num_rows", "num_passes")),
+        *((name, ctypes.c_void_p) for name in ("rows", "ids", "blocks", "temperatures", "seeds")),
+        ("head", CMatrix),
+        *((name, ctypes.c_int64) for name in ("size", "first_id", "num_noised", "num_top", "num_raw")),
+        *((name, ctypes.c_void_p) for name in ("hidden", "logits", "records")),
+        ("num_ahead", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("ahead", "winners")),
+        *((name, ctypes.c_int64) for name in ("world_size", "rank")),
+        *((name, ctypes.c_void_p) for name in ("all_reduce", "context")),
     ]
 
 

@@ -3,7 +3,7 @@
 #include <exception>
 
 #include "compact.h"
-#include "decoder.h"
+#include "passes.h"
 
 namespace {
 
@@ -89,6 +89,12 @@ int32_t tandem_draw(void* runner, const tandem::Draws* draws) {
         run_draws(on.kernels, on.team, *draws);
         return done;
     });
+}
+
+// As tandem_step.
+int32_t tandem_passes(void* runner, const tandem::Model* model, const tandem::Passes* passes) {
+    Runner& on = *static_cast<Runner*>(runner);
+    return guarded([&] { return run_passes(on.kernels, on.team, *model, *passes); });
 }
 
 }  // extern "C"
