@@ -14,6 +14,7 @@ import torch
 from common.cli.main import run
 from common.manifest import MANIFEST_FILE, read_manifest
 from common.model_store import EMBEDDED_MODEL, model_folder
+from shard_worker.commands.progress import ProgressBars
 from tests.support.foreign_checkpoints import save_safe, tiny_architecture, tiny_weights, write_llama2c
 
 Tandem = Callable[..., "Outcome"]
@@ -114,6 +115,27 @@ def test_a_killed_conversion_leaves_no_checkpoint_and_the_next_one_cleans_up(
     assert (tmp_path / ".tiny.partial" / "model.safetensors").exists()
     assert tandem("convert", gguf, "--output", output).code == 0
     assert {p.name for p in tmp_path.iterdir()} == {"model.gguf", "tiny"}
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("command", ["convert", "download"])
+def test_a_signal_takes_away_what_is_half_made(
+    tandem: Tandem, gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, kind: signal.Signals
+) -> None:
+    stages = []
+
+    def signalled(self: ProgressBars, stage: str, done_bytes: int, total_bytes: int) -> None:
+        stages.append(stage)
+        assert list((tmp_path / "models").glob(".*.partial/model.safetensors"))
+        signal.raise_signal(kind)
+
+    monkeypatch.setattr(ProgressBars, "__call__", signalled)
+    monkeypatch.setenv("TANDEM_HOME", str(tmp_path))
+    place = ["--output", tmp_path / "models" / "tiny"] if command == "convert" else []
+    done = tandem(command, gguf, *place)
+    assert (done.code, stages) == (130, ["converting"])
+    assert list((tmp_path / "models").iterdir()) == []
+    assert signal.getsignal(kind) in (signal.SIG_DFL, signal.default_int_handler)
 
 
 def test_download_does_nothing_when_the_model_is_there(
