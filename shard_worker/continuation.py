@@ -9,7 +9,7 @@ from torch import Tensor
 
 from common.arrays import F32, I32, from_wire
 from shard_worker.plan import Counts, Floats, Ints, Rows, starts
-from shard_worker.sampling.records import PackedRecords, Resolvable, ResolvedSlice
+from shard_worker.sampling.records import PackedRecords, Resolvable, ResolvedSlice, UndrawnStep
 from shard_worker.sampling.state import SequenceState
 
 
@@ -43,12 +43,21 @@ class Drawn:
         records = join((self.records, later.records), num_rows)
         return Drawn(records, (*self.steps, *later.steps), num_passes, self.hidden_SM, later.winners_A)
 
-    def best(self, rows: Rows, members_A: Counts, num_noised: int) -> tuple[Ints, Floats]:
+    def best(self, rows: Rows, members_A: Counts) -> tuple[Ints, Floats]:
         """Return this slice's winners of the last pass over these members of `rows`, sampled once each: ids, scores."""
         last_A = (starts(rows.sampled_R)[members_A] + 1) * self.num_passes - 1
-        ids = from_wire(self.records.fields["noised_ids"], I32, (-1, num_noised), "noised_ids")
-        scores = from_wire(self.records.fields["noised_scores"], F32, (-1, num_noised), "noised_scores")
+        fields = self.records.fields
+        shape = (len(fields["raw_lse"]) // 4, -1)
+        ids = from_wire(fields["noised_ids"], I32, shape, "noised_ids")
+        scores = from_wire(fields["noised_scores"], F32, shape, "noised_scores")
         return ids[last_A, 0], scores[last_A, 0]
+
+    @property
+    def logits_PV(self) -> Tensor:
+        """The first pass's logits, float32[P, V]; only where they were drawn from as they are, in native code."""
+        (step, *_) = self.steps
+        assert isinstance(step, UndrawnStep)
+        return step.raw_PV
 
     @property
     def last_step(self) -> Resolvable | None:
@@ -72,7 +81,8 @@ def join(passes: Sequence[PackedRecords], num_rows: int) -> PackedRecords:
 
     def joined(name: str) -> bytes:
         parts = [np.frombuffer(records.fields[name], dtype="<i4").reshape(num_rows, -1) for records in passes]
-        return np.concatenate(parts, axis=1).tobytes()
+        data: bytes = np.concatenate(parts, axis=1).tobytes()
+        return data
 
     return PackedRecords({name: joined(name) for name in passes[0].fields})
 

@@ -138,7 +138,7 @@ class Engine:
         ahead = self._run_ahead.take()
         drawn, used = first_drawn(self._passes, rows, states_R, lengths, ahead_A, ahead)
         while drawn.num_passes <= rows.num_continued:
-            following = self._run_ahead.following(rows, np.arange(len(states_R)), drawn, lengths)
+            following = self._run_ahead.following(rows, np.arange(len(states_R)), drawn)
             self._write(following, states_R)
             drawn = drawn.then(self._passes.run(following, states_R, lengths, ahead_A), len(states_R))
         self._last_step = drawn.last_step
