@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -26,15 +27,15 @@ class Drawn:
     """What n passes over the same R rows came to; n > 1 only of rows that are sampled once each.
 
     records: of all sampled positions, those of a row's passes side by side; without fields where there are none.
-    steps: what Resolve may ask of each pass; empty where nothing is sampled.
-    hidden_SM: the hidden states of the scored positions.
+    steps: what Resolve may ask of each pass, in parts that follow one another; empty where nothing is sampled.
+    hidden_SM: the hidden states of the scored positions, float32.
     winners_A: the last pass's winners of the rows to be run ahead, over all slices; None where they are not merged yet.
     """
 
     records: PackedRecords
-    steps: tuple[Resolvable, ...]
+    steps: tuple[Sequence[Resolvable], ...]
     num_passes: int
-    hidden_SM: Tensor
+    hidden_SM: Tensor | Floats
     winners_A: Ints | None = None
 
     def then(self, later: "Drawn", num_rows: int) -> "Drawn":
@@ -55,25 +56,27 @@ class Drawn:
     @property
     def logits_PV(self) -> Tensor:
         """The first pass's logits, float32[P, V]; only where they were drawn from as they are, in native code."""
-        (step, *_) = self.steps
+        step = self.steps[0][0]
         assert isinstance(step, UndrawnStep)
         return step.raw_PV
 
     @property
     def last_step(self) -> Resolvable | None:
         """What Resolve may ask for, of all passes."""
-        return ContinuedStep(self.steps) if len(self.steps) > 1 else next(iter(self.steps), None)
+        return ContinuedStep(self.steps) if self.steps else None
 
 
 @dataclass(frozen=True, slots=True)
 class ContinuedStep:
     """What Resolve may ask for, of n passes: sampled position p lies in pass p % n, at its position p // n."""
 
-    passes: Sequence[Resolvable]
+    parts: Sequence[Sequence[Resolvable]]
 
     def resolve(self, position: int) -> ResolvedSlice:
         """As LastStep.resolve."""
-        return self.passes[position % len(self.passes)].resolve(position // len(self.passes))
+        num_passes = sum(map(len, self.parts))
+        step = next(islice(chain.from_iterable(self.parts), position % num_passes, None))
+        return step.resolve(position // num_passes)
 
 
 def join(passes: Sequence[PackedRecords], num_rows: int) -> PackedRecords:

@@ -66,9 +66,9 @@ class Passes:
             return Drawn(PackedRecords({}), (), 1, scored_SM)
         if isinstance(self._sampler, NativeSampler):
             packed, step = self._sampler(sampled_PV, states, positions, *lengths)
-            return Drawn(packed, (step,), 1, scored_SM)
+            return Drawn(packed, ((step,),), 1, scored_SM)
         if self._sampler is not None and self._sampler.takes(states):
             records, last = self._sampler(sampled_PV, states, positions, *lengths)
         else:
             records, last = sample_records(sampled_PV, states, positions, self._first_id, *lengths)
-        return Drawn(pack(records), (last,), 1, scored_SM)
+        return Drawn(pack(records), ((last,),), 1, scored_SM)

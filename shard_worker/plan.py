@@ -80,20 +80,20 @@ class Rows:
 
     def following(self, members_A: Counts, ids_A: Ints, num_passes: int = 1) -> "Rows":
         """Return the rows that follow these after so many passes: one id each, to be sampled; continued less often."""
-        ones_A, base_lengths_A = np.ones(len(members_A), dtype=np.int64), self.ends_R[members_A] + (num_passes - 1)
-        is_all = len(members_A) == len(self.sequences_R)  # their tables need not be copied then
+        rows = self if len(members_A) == len(self.sequences_R) else self.select(members_A)
+        ones_A = np.ones(len(members_A), dtype=np.int64)
         return Rows(
-            sequences_R=self.sequences_R[members_A],
-            base_lengths_R=base_lengths_A,
+            sequences_R=rows.sequences_R,
+            base_lengths_R=rows.ends_R + (num_passes - 1),
             lengths_R=ones_A,
             sampled_R=ones_A,
             scored_R=ones_A - 1,
             ids_N=ids_A,
-            blocks_R=self.blocks_R if is_all else self.blocks_R[members_A],
-            block_tables=self.block_tables if is_all else _parts(self.block_tables, self.blocks_R, members_A),
+            blocks_R=rows.blocks_R,
+            block_tables=rows.block_tables,
             scored_ids_S=self.scored_ids_S[:0],
-            run_ahead_R=self.run_ahead_R[members_A],
-            continued_R=np.maximum(self.continued_R[members_A] - num_passes, 0),
+            run_ahead_R=rows.run_ahead_R,
+            continued_R=np.maximum(rows.continued_R - num_passes, 0),
         )
 
     def equals(self, other: "Rows") -> bool:

@@ -26,32 +26,33 @@ _Wanted = tuple[Rows, Seq[SequenceState], ListLengths]
 
 @dataclass(frozen=True)
 class AheadRows:
-    """A rows of one id each that were computed unasked, their logits float32[A, V], and when that was.
+    """A rows of one id each that were computed unasked, and when that was.
 
-    `drawn` is what was drawn from them, if that could be known, by `states_A` in lists of `lengths`.
+    They came to logits, float32[A, V], or were drawn from at once by `states_A` in lists of `lengths`.
     """
 
     rows: Rows
     states_A: Seq[SequenceState]
     lengths: ListLengths
-    logits_AV: Tensor
-    drawn: Drawn | None
+    came_to: Tensor | Drawn
     began_ns: int
     ended_ns: int
     collective_ns: int
 
+    @property
+    def logits_AV(self) -> Tensor:
+        """Their logits."""
+        return self.came_to.logits_PV if isinstance(self.came_to, Drawn) else self.came_to
+
     def answer(self, rows: Rows, states_R: Seq[SequenceState], lengths: ListLengths) -> Drawn | None:
         """Return what was drawn where it is what a plan wants: of the same rows, in order, in the same lists."""
         is_same = (
-            self.drawn is not None
-            and lengths == self.lengths
-            and len(states_R) == len(self.states_A)
-            and all(map(is_, states_R, self.states_A))
+            lengths == self.lengths and len(states_R) == len(self.states_A) and all(map(is_, states_R, self.states_A))
         )
-        if not is_same:
+        if not is_same or not isinstance(self.came_to, Drawn):
             return None
         in_order = self.rows.equals(rows) or (self.find(rows) == np.arange(len(states_R))).all()
-        return self.drawn if in_order else None
+        return self.came_to if in_order else None
 
     def find(self, rows: Rows) -> Counts:
         """Return where each row of a plan lies here, or -1 where it does not, int64[R]."""
@@ -117,11 +118,9 @@ class RunAhead:
         # Alone it knows the winners at once; others are met in the next step, if that wants to know.
         everyone = np.arange(len(states_A) if self._group.world_size == 1 else 0)
         drawn = self._passes.run_at_once(rows, states_A, lengths, everyone)
-        logits_AV = self._passes.computed(rows)[0] if drawn is None else drawn.logits_PV
-        collective_ns, ended_ns = self._group.take_collective_ns(), time.perf_counter_ns()
-        self._done = AheadRows(
-            rows, states_A, lengths, logits_AV, drawn, began_ns, time.perf_counter_ns(), collective_ns
-        )
+        came_to = self._passes.computed(rows)[0] if drawn is None else drawn
+        collective_ns = self._group.take_collective_ns()
+        self._done = AheadRows(rows, states_A, lengths, came_to, began_ns, time.perf_counter_ns(), collective_ns)
 
     def _merged(self, ids_A: Ints, scores_A: Floats) -> Ints:
         """Return the ids with the best score over all slices, int32[A]; of equal ones the lowest."""
