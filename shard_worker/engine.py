@@ -98,7 +98,7 @@ class Engine:
         cache = KVCache(
             arch.layers, num_blocks, settings.block_size_tokens, part.kv_heads.size, arch.head_dim, dtype, device
         )
-        native = native_decoder(settings.native, settings.attention, model, cache, part)
+        native = native_decoder(settings.native, settings.attention, model, cache, part, settings.compact_weights)
         on_gpu = gpu_decoder(settings.gpu_kernels, settings.attention, model, cache, part)
         info = pb.GetInfoResponse(
             protocol_version=PROTOCOL_VERSION,
@@ -115,6 +115,7 @@ class Engine:
             dtype=settings.dtype,
             device=str(device),
             quantization=quantization.mode,
+            compact_saved_bytes=0 if native is None else native.compact_saved_bytes,
         )
         if on_gpu is not None:
             return cls(model, cache, part, group, info, on_gpu.decoder, on_gpu.sampler)

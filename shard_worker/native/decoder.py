@@ -11,8 +11,9 @@ from common.errors import SettingsError
 from shard_worker.model.kv_cache import KVCache
 from shard_worker.model.linear import FloatLinear, Int4Linear, Int8Linear, Linear
 from shard_worker.model.llama import Layer, Llama, StepInputs
+from shard_worker.native.compact import CompactLinear
 from shard_worker.native.library import Runner
-from shard_worker.native.packing import Packed, PackedInt4, PackedInt8
+from shard_worker.native.packing import PackedInt4, PackedInt8
 from shard_worker.native.sampler import NativeSampler
 from shard_worker.native.structures import (
     INT4_GROUPS,
@@ -22,6 +23,7 @@ from shard_worker.native.structures import (
     CPasses,
     CStep,
     Matrix,
+    compact_matrix,
     float_matrix,
     int4_matrix,
     int8_matrix,
@@ -71,7 +73,7 @@ class NativeDecoder:
         layers = [layer for layer in model.layers if isinstance(layer, Layer)]
         self._matrices = [_layer_matrices(layer) for layer in layers]
         self._vectors = [_head_vectors(layer) for layer in layers]
-        self._is_packed = any(isinstance(module, Packed) for module in model.modules())
+        self._is_packed = all(matrix.is_packed for matrices in self._matrices for matrix in matrices)
         self._cache = cache  # keeps the memory that the structs point to
         self._first_query = torch.tensor(part.first_queries, dtype=torch.int32)
         self._structs = (CLayer * len(layers))(
@@ -108,6 +110,11 @@ class NativeDecoder:
             cache_is_bfloat16=self._rounds,
             rounds=self._rounds,
         )
+
+    @property
+    def compact_saved_bytes(self) -> int:
+        """How much less of the weights a decode step reads than they take in bfloat16."""
+        return sum(matrix.saved_bytes for matrices in (*self._matrices, (self._head,)) for matrix in matrices)
 
     def takes(self, num_tokens: int) -> bool:
         """Return whether a step of so many tokens is faster here than in PyTorch."""
@@ -205,6 +212,8 @@ def matrix_of(linear: Linear) -> Matrix:
             return packed_int8_matrix(linear.packed, linear.scale, linear.out_features, linear.in_features)
         case PackedInt4():
             return packed_int4_matrix(linear.packed, linear.out_features, linear.in_features, linear.group_size)
+        case CompactLinear():
+            return compact_matrix(linear.packed, linear.exceptions, linear.out_features, linear.in_features)
         case Int8Linear():
             return int8_matrix(linear.q, linear.scale)
         case Int4Linear() if linear.group_size in INT4_GROUPS:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-FLOAT32, BFLOAT16, INT8, INT4_BFLOAT16, INT4_FLOAT32, PACKED_INT8, PACKED_INT4 = range(7)
+FLOAT32, BFLOAT16, INT8, INT4_BFLOAT16, INT4_FLOAT32, PACKED_INT8, PACKED_INT4, COMPACT_BFLOAT16 = range(8)
 INT4_GROUPS = (32, 64, 128, 256)
 
 # tandem::AllReduce.
@@ -126,6 +126,18 @@ class Matrix:
     kept: tuple[Tensor, ...]
 
     @property
+    def is_packed(self) -> bool:
+        """Whether rows lie in panels of 16 (csrc/packed.h, csrc/compact.h)."""
+        return int(self.struct.format) >= PACKED_INT8
+
+    @property
+    def saved_bytes(self) -> int:
+        """How many bytes less than in bfloat16 a compact matrix takes; 0 of others."""
+        if self.struct.format != COMPACT_BFLOAT16:
+            return 0
+        return 2 * self.rows * self.columns - sum(tensor.nbytes for tensor in self.kept)
+
+    @property
     def rows(self) -> int:
         """Number of outputs."""
         return int(self.struct.rows)
@@ -171,6 +183,11 @@ def packed_int8_matrix(packed: Tensor, scale: Tensor, rows: int, columns: int) -
 def packed_int4_matrix(packed: Tensor, rows: int, columns: int, group: int) -> Matrix:
     """Return the matrix of PackedInt4's tensor (packing.py)."""
     return _matrix(PACKED_INT4, columns, packed, group=group, rows=rows)
+
+
+def compact_matrix(packed: Tensor, exceptions: Tensor, rows: int, columns: int) -> Matrix:
+    """Return the matrix of CompactLinear's tensors (compact.py)."""
+    return _matrix(COMPACT_BFLOAT16, columns, packed, exceptions, rows=rows)
 
 
 def _matrix(

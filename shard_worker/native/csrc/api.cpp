@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <exception>
 
+#include "compact.h"
 #include "passes.h"
 
 namespace {
@@ -53,6 +54,18 @@ const char* tandem_runner_kernels(void* runner) {
 // Whether it multiplies packed matrices.
 int32_t tandem_runner_packs(void* runner) {
     return static_cast<Runner*>(runner)->kernels.linear_packed != nullptr;
+}
+
+// Make `weight`, bfloat16[rows, columns], compact (compact.h). Returns the number of exceptions, -1 where there are more
+// than `most`, or -2 without memory.
+int64_t tandem_compact(void* runner, const uint16_t* weight, int64_t rows, int64_t columns, uint8_t* out,
+                       void* exceptions, int64_t most) {
+    try {
+        auto* to = static_cast<tandem::Exception*>(exceptions);
+        return make_compact(static_cast<Runner*>(runner)->team, weight, rows, columns, out, to, most);
+    } catch (const std::exception&) {
+        return -2;
+    }
 }
 
 // 0, no_memory, or what the all-reduce that failed returned.
