@@ -44,18 +44,18 @@ def answers(ranks: LocalRanks) -> list[list[bytes]]:
             ids[row.sequence] += winners[place * passes : (place + 1) * passes]
         made.append([part.SerializeToString() for part in ranks.resolve(len(winners) - 1)])
 
-    def last(sequence: int, count: int = 1, **kind: int) -> PlanRow:
-        whole = ids[sequence]
-        return PlanRow(sequence, len(whole) - count, whole[-count:], BLOCKS[sequence], **({"sampled": 1} | kind))
+    def last(sequence: int, sampled: int = 1, run_ahead: int = 0, continued: int = 0) -> PlanRow:
+        base = len(ids[sequence]) - sampled
+        return PlanRow(sequence, base, ids[sequence][base:], BLOCKS[sequence], sampled, (), run_ahead, continued)
 
     run([PlanRow(s, 0, ids[s], BLOCKS[s], 1, run_ahead=1) for s in (0, 1)], opening=True)
     run([last(0, run_ahead=1, continued=3), last(1, run_ahead=1, continued=3)], passes=4)
     run([last(0, run_ahead=1), last(1)])
     run([last(1, continued=2), last(0, run_ahead=1, continued=2)], passes=3)
     run([last(0, run_ahead=1, continued=1)], passes=2)
-    run([last(0, 4), last(1)])
-    final = PlanRow(0, len(ids[0]) - 3, ids[0][-3:], BLOCKS[0], 2, [5, 6, 7])
-    made.append(records(ranks.run(make_plan([final, last(1)]))))
+    made.append(records(ranks.run(make_plan([last(0, sampled=4), last(1)]))))
+    scored = PlanRow(0, len(ids[0]) - 3, ids[0][-3:], BLOCKS[0], 2, [5, 6, 7])
+    made.append(records(ranks.run(make_plan([scored, last(1)]))))
     return made
 
 
