@@ -44,6 +44,7 @@ class SequenceState:
 
     def __init__(self, params: SequenceParams, prompt_length: int, history: Ids) -> None:
         self.params = params
+        self.is_plain = not params.has_penalties and not len(params.bias_ids)  # drawn from the model's own logits
         self.prompt_length = prompt_length
         self._buffer = np.array(history, dtype=np.int32)
         self._length = len(history)
