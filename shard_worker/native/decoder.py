@@ -11,6 +11,7 @@ from common.errors import SettingsError
 from shard_worker.model.kv_cache import KVCache
 from shard_worker.model.linear import FloatLinear, Int4Linear, Int8Linear, Linear
 from shard_worker.model.llama import Layer, Llama, StepInputs
+from shard_worker.model.trimmed_head import TrimmedHead
 from shard_worker.native.library import Runner
 from shard_worker.native.packing import Packed, PackedInt4, PackedInt8
 from shard_worker.native.sampler import NativeSampler
@@ -62,7 +63,8 @@ class NativeDecoder:
         """Without `all_reduce` the group's own is called, through Python."""
         self._model, self._runner, self._all_reduce = model, runner, all_reduce
         self._distributed = part.world_size > 1
-        self.sampler = NativeSampler(runner, part.vocabulary.start)
+        trimmed = model.head if isinstance(model.head, TrimmedHead) else None
+        self.sampler = NativeSampler(runner, part.vocabulary.start, trimmed)
         self._rounds = cache.layer(0).dtype == torch.bfloat16
         self._embedding, self._head = matrix_of(model.embedding), _head_matrix(model)
         layers = [layer for layer in model.layers if isinstance(layer, Layer)]
@@ -141,7 +143,7 @@ class NativeDecoder:
         return reported_PM
 
     def logits(self, hidden_PM: Tensor) -> Tensor:
-        """Return float32[P, V]: the logits over this rank's slice of the vocabulary."""
+        """Return float32[P, V]: the logits over this rank's slice of the vocabulary; of a trimmed head those it has."""
         return self._runner.linear(hidden_PM, self._head, self._rounds)
 
 
@@ -205,6 +207,7 @@ def matrix_of(linear: Linear) -> Matrix:
 def _head_matrix(model: Llama) -> Matrix:
     """Return the head in the narrowest type that holds it exactly; the embedding's own memory where they are tied."""
     head, embedding = model.head, model.embedding
+    head = head.kept if isinstance(head, TrimmedHead) else head
     if not isinstance(head, FloatLinear):
         return matrix_of(head)
     if isinstance(embedding, FloatLinear) and torch.equal(embedding.weight.float(), head.weight):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
+from shard_worker.model.trimmed_head import TrimmedHead
 from shard_worker.native.library import Runner
 from shard_worker.native.structures import CDraws
 from shard_worker.sampling.processing import penalised_and_biased
@@ -18,10 +19,14 @@ _SUMS = ("processed_lse", "raw_lse")
 
 
 class NativeSampler:
-    """Draws from the logits of one rank's slice of the vocabulary, whose first id is `first_id`."""
+    """Draws from the logits of one rank's slice of the vocabulary, whose first id is `first_id`.
 
-    def __init__(self, runner: Runner, first_id: int) -> None:
-        self._runner, self._first_id = runner, first_id
+    Logits of a trimmed head are either those of its own tokens or of all.
+    """
+
+    def __init__(self, runner: Runner, first_id: int, trimmed: TrimmedHead | None = None) -> None:
+        self._runner, self._first_id, self._trimmed = runner, first_id, trimmed
+        self._kept_ids_N = None if trimmed is None else trimmed.ids_N.int()
 
     def __call__(
         self,
@@ -34,9 +39,14 @@ class NativeSampler:
     ) -> tuple[PackedRecords, UndrawnStep]:
         """Return what `sample_records` does of these logits, float32[P, V] on the CPU. Raises what it raises.
 
+        Penalties and biases look tokens up by id: for them a trimmed head's logits are widened.
+
         An id's score may differ in its last bit where the C library's logarithm does from PyTorch's.
         """
         raw_PV = raw_PV.contiguous()
+        trimmed = self._trimmed if self._trimmed is not None and raw_PV.shape[1] != self._trimmed.out_features else None
+        if trimmed is not None and any(state.params.looks_up_ids for state in states):
+            raw_PV, trimmed = trimmed.widened(raw_PV), None
         logits_PV = penalised_and_biased(raw_PV, states, positions, self._first_id)
         count, size = raw_PV.shape
         lengths = [min(length, size) for length in (num_noised, num_top, num_raw)]
@@ -49,7 +59,8 @@ class NativeSampler:
         ends = np.cumsum(widths).tolist()
         starts = [0, *ends[:-1]]
         base = out.ctypes.data
-        draws = CDraws(count, size, self._first_id, *lengths, logits_PV.data_ptr(), raw_PV.data_ptr())
+        ids = None if trimmed is None or self._kept_ids_N is None else self._kept_ids_N.data_ptr()
+        draws = CDraws(count, size, self._first_id, *lengths, ids, logits_PV.data_ptr(), raw_PV.data_ptr())
         draws.temperatures, draws.seeds = temperatures_P.ctypes.data, seeds_P.ctypes.data
         draws.positions = positions_P.ctypes.data
         names = (*_NOISED, *_TOP, *_RAW, *_SUMS)
@@ -58,4 +69,4 @@ class NativeSampler:
         self._runner.draw(draws)
         data = out.tobytes()
         fields = {name: data[4 * start : 4 * end] for name, start, end in zip(names, starts, ends, strict=True)}
-        return PackedRecords(fields), UndrawnStep(raw_PV, states, positions, self._first_id)
+        return PackedRecords(fields), UndrawnStep(raw_PV, states, positions, self._first_id, trimmed)

@@ -34,6 +34,11 @@ class SequenceParams:
         return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
 
     @property
+    def looks_up_ids(self) -> bool:
+        """Whether some tokens' logits are changed, told by their ids."""
+        return self.has_penalties or len(self.bias_ids) > 0
+
+    @property
     def divisor(self) -> float:
         """What the logits are divided by."""
         return self.temperature if self.temperature > 0 else 1.0

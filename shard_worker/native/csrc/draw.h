@@ -18,9 +18,10 @@ struct DrawScratch {
     std::vector<Entry> entries;
 };
 
-inline void put_list(const std::vector<Entry>& entries, int64_t length, int64_t first_id, int32_t* ids, float* values) {
+inline void put_list(const std::vector<Entry>& entries, int64_t length, const DrawShape& shape, int32_t* ids,
+                     float* values) {
     for (int64_t i = 0; i < length; i++) {
-        ids[i] = int32_t(first_id + entries[i].index);
+        ids[i] = int32_t(shape.id(entries[i].index));
         values[i] = entries[i].value;
     }
 }
@@ -34,9 +35,14 @@ inline void best_of(const float* values, const DrawShape& shape, int64_t length,
 
 // The best by exact score: those whose rough score is near enough to the best are looked at again.
 inline void best_noised(const float* processed, const DrawRow& row, const DrawShape& shape, DrawScratch& scratch) {
-    const uint64_t start = noise_start(row.seed, uint64_t(row.position)), first_id = uint64_t(shape.first_id);
+    const uint64_t start = noise_start(row.seed, uint64_t(row.position));
     scratch.scores.resize(shape.size);
-    add_rough_noise(processed, start, first_id, shape.size, scratch.scores.data());
+    if (shape.ids) {
+        add_rough_noise(processed, start, [&](int64_t i) { return shape.ids[i]; }, shape.size, scratch.scores.data());
+    } else {
+        const int64_t first_id = shape.first_id;
+        add_rough_noise(processed, start, [=](int64_t i) { return first_id + i; }, shape.size, scratch.scores.data());
+    }
     float largest = 0.0f;
     for (int64_t i = 0; i < shape.size; i++) {
         const float magnitude = std::fabs(processed[i]);
@@ -45,7 +51,7 @@ inline void best_noised(const float* processed, const DrawRow& row, const DrawSh
     const float margin = 2.0f * (noise_error + (largest + 40.0f) * 0x1p-22f);
     gather(scratch.scores.data(), shape.size, shape.num_noised, margin, scratch.entries);
     for (Entry& entry : scratch.entries) {
-        entry.value = exact_noise(start, first_id + uint64_t(entry.index)) + processed[entry.index];
+        entry.value = exact_noise(start, uint64_t(shape.id(entry.index))) + processed[entry.index];
     }
     order(scratch.entries, shape.num_noised);
 }
@@ -75,15 +81,15 @@ inline void draw(const DrawRow& row, const DrawShape& shape) {
     } else {
         best_of(processed, shape, shape.num_noised, scratch.entries);
     }
-    put_list(scratch.entries, shape.num_noised, shape.first_id, row.noised_ids, row.noised_scores);
+    put_list(scratch.entries, shape.num_noised, shape, row.noised_ids, row.noised_scores);
     for (int64_t i = 0; i < shape.num_noised; i++) {
         row.noised_processed[i] = processed[scratch.entries[i].index];
         row.noised_raw[i] = row.raw[scratch.entries[i].index];
     }
     best_of(processed, shape, shape.num_top, scratch.entries);
-    put_list(scratch.entries, shape.num_top, shape.first_id, row.top_ids, row.top_processed);
+    put_list(scratch.entries, shape.num_top, shape, row.top_ids, row.top_processed);
     best_of(row.raw, shape, shape.num_raw, scratch.entries);
-    put_list(scratch.entries, shape.num_raw, shape.first_id, row.raw_ids, row.raw_logits);
+    put_list(scratch.entries, shape.num_raw, shape, row.raw_ids, row.raw_logits);
 }
 
 }  // namespace

@@ -43,10 +43,11 @@ inline float rough_log(float x) {
     return float(exponent) * 0.69314718f + series;
 }
 
-// out[i] = values[i] + the noise of id first_id + i, to within noise_error and the rounding of the sum.
-inline void add_rough_noise(const float* values, uint64_t start, uint64_t first_id, int64_t count, float* out) {
+// out[i] = values[i] + the noise of id_of(i), to within noise_error and the rounding of the sum.
+template <class IdOf>
+inline void add_rough_noise(const float* values, uint64_t start, IdOf id_of, int64_t count, float* out) {
     for (int64_t i = 0; i < count; i++) {
-        const int64_t word = int64_t(mix(start + (first_id + uint64_t(i) + 1) * golden) >> 12);
+        const int64_t word = int64_t(mix(start + (uint64_t(id_of(i)) + 1) * golden) >> 12);
         const float u = (float(word) + 0.5f) * 0x1p-52f;
         const float rest = (float((int64_t(1) << 52) - 1 - word) + 0.5f) * 0x1p-52f;  // 1 - u, with all its digits
         const float small = u * (1.0f + u * (0.5f + u * (1.0f / 3)));
