@@ -45,7 +45,7 @@ class NativeSampler:
         """
         raw_PV = raw_PV.contiguous()
         trimmed = self._trimmed if self._trimmed is not None and raw_PV.shape[1] != self._trimmed.out_features else None
-        if trimmed is not None and any(state.params.looks_up_ids for state in states):
+        if trimmed is not None and not all(state.is_plain for state in states):
             raw_PV, trimmed = trimmed.widened(raw_PV), None
         logits_PV = penalised_and_biased(raw_PV, states, positions, self._first_id)
         count, size = raw_PV.shape

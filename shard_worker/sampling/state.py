@@ -34,11 +34,6 @@ class SequenceParams:
         return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
 
     @property
-    def looks_up_ids(self) -> bool:
-        """Whether some tokens' logits are changed, told by their ids."""
-        return self.has_penalties or len(self.bias_ids) > 0
-
-    @property
     def divisor(self) -> float:
         """What the logits are divided by."""
         return self.temperature if self.temperature > 0 else 1.0
@@ -49,6 +44,7 @@ class SequenceState:
 
     def __init__(self, params: SequenceParams, prompt_length: int, history: Ids) -> None:
         self.params = params
+        self.is_plain = not params.has_penalties and not len(params.bias_ids)  # drawn from the model's own logits
         self.prompt_length = prompt_length
         self._buffer = np.array(history, dtype=np.int32)
         self._length = len(history)

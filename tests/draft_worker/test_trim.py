@@ -137,7 +137,7 @@ def test_a_text_decides_before_the_tokenizers_order(tmp_path: Path, tiny_model: 
     rest = set(kept) - text_ids - {END_OF_TURN_ID}
     assert rest == set(range(max(rest) + 1)) - text_ids and len(kept) == KEPT
     few = frequent_ids(model, "zebra ÿÿÿ", 3).tolist()
-    assert END_OF_TURN_ID in few and set(few) - {END_OF_TURN_ID} < set(tokenize("ÿ", model.tokenizer))
+    assert END_OF_TURN_ID in few and set(few) - {END_OF_TURN_ID} <= set(tokenize("ÿ", model.tokenizer))
 
 
 @pytest.mark.parametrize("count", [1, 263])
