@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+TEST_PROCESSES ?= 2
 
 # The prompt goes through the environment, unexpanded, so that quotes, dollars and spaces reach the command as typed.
 unexport PROMPT
@@ -24,13 +25,21 @@ setup: .venv/packages.stamp ## virtual environment, pinned packages, embedded mo
 demo: setup ## start a gateway and two ranks, stream one answer, stop; PROMPT="..." asks something else
 	@$(BIN)/tandem demo -- $${DEMO_PROMPT:+"$$DEMO_PROMPT"}
 
-test: setup ## the whole test suite; ARGS="tests/gateway -k name" narrows it
-	@$(BIN)/python -m pytest $(ARGS)
+test: setup ## the whole test suite; ARGS="tests/gateway -k name" narrows it, ARGS="-n 0 --pdb" runs it in one process
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: .venv/packages.stamp ## ruff, mypy --strict, buf lint, stubs up to date
+	@$(MAKE) --no-print-directory -j 2 --output-sync=target lint-types lint-style lint-protos
+
+.PHONY: lint-types lint-style lint-protos
+lint-types:
+	$(BIN)/mypy
+
+lint-style:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+
+lint-protos:
 	$(BIN)/buf lint
 	$(BIN)/python proto/generate.py --check
 

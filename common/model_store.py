@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 
+from common.cli.suggest import did_you_mean
 from common.errors import CheckpointError
 from common.manifest import MANIFEST_FILE
 
@@ -35,6 +36,17 @@ def model_folder(name: str) -> Path:
     return store_folder() / "models" / name.replace("/", "--")
 
 
+def is_hub_id(name: str) -> bool:
+    """Return whether this could be a repository's id on the Hugging Face hub, owner/name."""
+    return "/" in name and bool(_NAME.fullmatch(name))
+
+
+def stored_names() -> list[str]:
+    """Return the names of the store's folders that are checkpoints; "owner--name" for what the hub calls owner/name."""
+    folders = (path.parent.name for path in (store_folder() / "models").glob(f"*/{MANIFEST_FILE}"))
+    return sorted(name for name in folders if not name.startswith("."))  # one that is being made begins with a dot
+
+
 def is_stored(name: str) -> bool:
     """Return whether the store has a checkpoint of this name; of what is no name it has none."""
     return bool(_NAME.fullmatch(name)) and (model_folder(name) / MANIFEST_FILE).is_file()
@@ -62,8 +74,9 @@ def resolve(name_or_path: str | Path) -> Path:
                 f"there is no checkpoint at {name} nor a model of that name in {folder.parent}. "
                 f"Fetch it from the Hugging Face hub: `tandem download {name}`."
             )
+    hint = did_you_mean(name, [*stored_names(), EMBEDDED_MODEL])
     raise CheckpointError(
-        f"there is no checkpoint at {name} nor a model of that name in {store_folder() / 'models'}. "
+        f"there is no checkpoint at {name} nor a model of that name in {store_folder() / 'models'}.{hint} "
         f"Make one: `tandem download` fetches {EMBEDDED_MODEL} and what `tandem models` lists, `tandem convert` reads "
         "other formats."
     )

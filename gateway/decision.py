@@ -9,14 +9,16 @@ from gateway.frames import ListLengths
 from gateway.generation import Generation
 from gateway.sampling.candidates import Candidates, join_slices, merge_sampled, merge_scored
 from gateway.sampling.lists import VocabularySlice
-from gateway.sampling.logprobs import scored_logprobs, token_logprobs
+from gateway.sampling.logprobs import TokenLogprobs, scored_logprobs, token_logprobs
 from gateway.sampling.sampler import Choice, choose, choose_from_whole
+from gateway.sampling.winners import winners
 from gateway.scheduling.plan import Outcome, Row, StepPlan
 from gateway.scoring import Scoring
 from gateway.shard_group import ShardGroup
 from tandem.shard.v1 import shard_service_pb2 as pb
 
 Job = Generation | Scoring
+Records = list[int | None] | Candidates
 ENDED = Outcome(finished=True)
 
 
@@ -30,13 +32,16 @@ class Decision:
         self._slices = [VocabularySlice(rank.vocabulary_first, rank.vocabulary_size) for rank in group.info.ranks]
         generations = [job for row, job in self._rows if row.sampled and isinstance(job, Generation)]
         scorings = [job for row, job in self._rows if row.scored and isinstance(job, Scoring)]
-        self.lengths = ListLengths(
-            num_noised=max((g.params.num_noised_wanted for g in generations), default=1),
-            num_top=max((g.num_top_wanted for g in generations), default=0),
-            num_raw=max((g.params.num_raw_wanted for g in generations), default=0),
-            # Whether a token is the model's own first choice takes a list of one.
-            num_scored_raw=max((max(s.top_logprobs, 1) for s in scorings), default=1),
-        )
+        # Where nobody asks for more than the winner, nobody looks at more.
+        self._winners_do = all(g.params.is_plain for g in generations)
+        num_noised, num_top, num_raw = 1, 0, 0
+        if not self._winners_do:
+            num_noised = max(g.params.num_noised_wanted for g in generations)
+            num_top = max(g.num_top_wanted for g in generations)
+            num_raw = max(g.params.num_raw_wanted for g in generations)
+        # Whether a token is the model's own first choice takes a list of one.
+        num_scored_raw = max((max(s.top_logprobs, 1) for s in scorings), default=1)
+        self.lengths = ListLengths(num_noised, num_top, num_raw, num_scored_raw)
 
     async def decide(self, results: Seq[pb.StepResult]) -> list[Outcome]:
         """Hand every job what came out for it; return one outcome per sampled row, in row order.
@@ -53,50 +58,59 @@ class Decision:
         if not rows:
             return []
         positions = sum(row.sampled + row.continued for row, _ in rows)
-        wanted = self.lengths
-        candidates = merge_sampled(results, self._slices, positions, wanted.num_noised, wanted.num_top, wanted.num_raw)
+        records: Records
+        if self._winners_do:
+            records = winners(results, self._slices, positions)
+        else:
+            n = self.lengths
+            records = merge_sampled(results, self._slices, positions, n.num_noised, n.num_top, n.num_raw)
         outcomes, first = [], 0
         for row, job in rows:
             if isinstance(job, Generation):
-                outcomes.append(await self._verify(candidates, first, row, job))
+                outcomes.append(await self._verify(records, first, row, job))
             else:
                 outcomes.append(ENDED)
             first += row.sampled + row.continued
         return outcomes
 
-    async def _verify(self, candidates: Candidates, first: int, row: Row, job: Generation) -> Outcome:
+    async def _verify(self, records: Records, first: int, row: Row, job: Generation) -> Outcome:
         """Draw the row's tokens, one position after the other, as long as the ranks were fed the very token.
 
         Sample and match: a draft that is wrong ends the row, it never changes a token. Continued rows were fed winners.
         """
         draft_ids = row.draft_ids
         token_ids: list[int] = []
-        for index in range(row.sampled + row.continued):
-            draft_id = draft_ids[index] if index < len(draft_ids) else None
-            drawn = await self._draw(candidates, first + index, job, draft_id)
-            token_ids += drawn.token_ids
-            was_fed = drawn.is_winner if row.continued else drawn.token_ids == (draft_id,)
-            if drawn.finished or not was_fed:
+        finished, is_winner = True, True
+        for position in range(first, first + row.sampled + row.continued):
+            try:
+                if isinstance(records, list):
+                    token_id, logprobs, is_winner = _finite(records[position]), None, True
+                else:
+                    token_id, logprobs, is_winner = await self._draw(records, position, job)
+            except RequestFailed as error:
+                self.failed.append(job)
+                job.fail(error)
+                return Outcome(tuple(token_ids), finished=True)
+            draft_id = draft_ids[position - first] if position - first < len(draft_ids) else None
+            token_ids.append(token_id)
+            finished = job.accept(token_id, logprobs, token_id == draft_id)
+            was_fed = is_winner if row.continued else token_id == draft_id
+            if finished or not was_fed:
                 break
-        return Outcome(tuple(token_ids), drawn.finished, drawn.is_winner)
+        return Outcome(tuple(token_ids), finished, is_winner)
 
-    async def _draw(self, candidates: Candidates, position: int, job: Generation, draft_id: int | None) -> Outcome:
-        try:
-            choice = choose(candidates, position, job.params)
-            if not isinstance(choice, Choice):
-                job.whole_row_fallbacks += 1
-                whole = join_slices(await self._group.resolve(position), self._slices)
-                choice = choose_from_whole(whole, job.params)
-        except RequestFailed as error:
-            self.failed.append(job)
-            job.fail(error)
-            return ENDED
+    async def _draw(
+        self, candidates: Candidates, position: int, job: Generation
+    ) -> tuple[int, TokenLogprobs | None, bool]:
+        """Return the token, what is to be told of it, and whether it is the best by noised score."""
+        choice = choose(candidates, position, job.params)
+        if not isinstance(choice, Choice):
+            job.whole_row_fallbacks += 1
+            whole = join_slices(await self._group.resolve(position), self._slices)
+            choice = choose_from_whole(whole, job.params)
         wanted = job.params.logprobs
         logprobs = None if wanted is None else token_logprobs(candidates, position, choice, wanted)
-        is_winner = choice.token_id == int(candidates.noised_ids[position, 0])
-        return Outcome(
-            (choice.token_id,), job.accept(choice.token_id, logprobs, choice.token_id == draft_id), is_winner
-        )
+        return choice.token_id, logprobs, choice.token_id == int(candidates.noised_ids[position, 0])
 
     def _decide_scored(self, results: Seq[pb.StepResult]) -> None:
         rows: list[tuple[Row, Job | None]] = [(row, job) for row, job in self._rows if row.scored]
@@ -114,3 +128,9 @@ class Decision:
                     self.failed.append(job)
                     job.fail(error)
             first += row.scored
+
+
+def _finite(winner: int | None) -> int:
+    if winner is None:
+        raise RequestFailed("the model's logits are not finite")
+    return winner

@@ -24,25 +24,30 @@ class ListLengths:
 def encode_plan(plan: StepPlan, lengths: ListLengths) -> bytes:
     """Return the serialised Plan."""
     rows = plan.rows
+    scored = [row.scored for row in rows]
     message = pb.Plan(
-        opens=[_open(sequence) for sequence in plan.opens],
-        closes=_u32(plan.closes),
-        row_sequences=_u32(row.sequence.number for row in rows),
-        row_base_lengths=_u32(row.base_length for row in rows),
-        row_lengths=_u32(len(row.token_ids) for row in rows),
-        row_sampled=_u32(row.sampled for row in rows),
-        row_scored=_u32(row.scored for row in rows),
-        token_ids=b"".join(row.token_ids for row in rows),
-        row_blocks=_u32(len(row.block_table) for row in rows),
-        block_tables=b"".join(row.block_table for row in rows),
-        scored_ids=b"".join(row.scored_ids for row in rows),
+        row_sequences=_u32([row.sequence.number for row in rows]),
+        row_base_lengths=_u32([row.base_length for row in rows]),
+        row_lengths=_u32([len(row.token_ids) for row in rows]),
+        row_sampled=_u32([row.sampled for row in rows]),
+        row_scored=_u32(scored),
+        token_ids=b"".join([row.token_ids for row in rows]),
+        row_blocks=_u32([len(row.block_table) for row in rows]),
+        block_tables=b"".join([row.block_table for row in rows]),
         num_noised=lengths.num_noised,
         num_top=lengths.num_top,
         num_raw=lengths.num_raw,
         num_scored_raw=lengths.num_scored_raw,
         row_run_ahead=_u32(plan.run_ahead),
-        row_continued=_u32(row.continued for row in rows) if plan.passes > 1 else b"",
     )
+    if plan.opens:
+        message.opens.extend([_open(sequence) for sequence in plan.opens])
+    if plan.closes:
+        message.closes = _u32(plan.closes)
+    if any(scored):
+        message.scored_ids = b"".join([row.scored_ids for row in rows])
+    if plan.passes > 1:
+        message.row_continued = _u32([row.continued for row in rows])
     return message.SerializeToString()
 
 

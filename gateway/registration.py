@@ -1,9 +1,8 @@
 """The service on a server, with requests parsed by us: what cannot be parsed is the caller's mistake, not ours."""
 
-import asyncio
 import functools
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from typing import Any
 
 import grpc
@@ -15,6 +14,7 @@ from common.telemetry.tracer import OFF, Tracer
 from gateway.metrics.call_metrics import CallMetrics
 from gateway.request_trace import RequestTrace
 from gateway.service import InferenceService
+from gateway.time_limit import TimeLimit
 from tandem.v1 import inference_service_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["InferenceService"]
@@ -72,11 +72,11 @@ class Call:
     @translated
     async def stream(self, data: bytes, context: Context) -> None:
         """Answer with a stream of messages."""
-        with self._begin(context) as trace:
+        with self._begin(context) as trace, closing(TimeLimit(self._write_timeout_s)) as limit:
             async with aclosing(self._method(self._parse(data), context, trace)) as responses:
                 async for response in responses:
                     try:
-                        async with asyncio.timeout(self._write_timeout_s):
+                        with limit:
                             await context.write(response)
                     except TimeoutError:
                         raise DeadlineExceeded(f"nothing was read for {self._write_timeout_s:g} s") from None

@@ -150,6 +150,7 @@ class InferenceService:
             end_of_text_ids=self._manifest.end_of_text_ids,
             has_chat_template=self._manifest.chat_template is not None,
             tokenizer_hash=self._manifest.tokenizer.sha256,
+            compact_saved_bytes=sum(rank.compact_saved_bytes for rank in group.ranks),
         )
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context, trace: RequestTrace) -> pb.TokenizeResponse:

@@ -12,6 +12,7 @@ from common.channel import INTERNAL_MESSAGE_BYTES, open_channel
 from common.errors import Refused, Unavailable
 from common.step_protocol import PROTOCOL_VERSION, plan_hash, ran_hash
 from common.tls import ClientTls
+from gateway.time_limit import TimeLimit
 from tandem.shard.v1 import shard_service_pb2 as pb
 
 RUN = "/tandem.shard.v1.ShardService/Run"
@@ -100,7 +101,7 @@ class ShardGroup:
 
     def __init__(self, links: Sequence[RankLink], info: GroupInfo, step_timeout_s: float) -> None:
         self._links = links
-        self._step_timeout_s = step_timeout_s
+        self._step_timeout_s, self._limit = step_timeout_s, TimeLimit(step_timeout_s)
         self._step = 0
         self._ran_hash = 0
         self.info = info
@@ -180,12 +181,13 @@ class ShardGroup:
 
     async def close(self) -> None:
         """End all streams."""
+        self._limit.close()
         await _close(self._links)
 
     async def _exchange(self, request: pb.RunRequest) -> list[pb.RunResponse]:
         data = request.SerializeToString()
         try:
-            async with asyncio.timeout(self._step_timeout_s):
+            with self._limit:
                 if len(self._links) == 1:
                     return [await self._links[0].exchange(data)]
                 return await _all(link.exchange(data) for link in self._links)

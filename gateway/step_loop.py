@@ -241,7 +241,7 @@ class StepLoop:
         step_s = times.work_ns * 1e-9 / plan.passes
         scheduler.pacer.observe(plan.decode_tokens, plan.prefill_tokens, times.wire_ns * 1e-9 + step_s)
         if not plan.prefill_tokens:
-            scheduler.run_ahead.observe(hop_ns * 1e-9, step_s)
+            scheduler.run_ahead.observe(hop_ns * 1e-9, step_s, len(plan.rows))
         if self._speculator is not None:
             self._speculator.observe(plan, jobs, outcomes, times)
         if self._metrics is not None:

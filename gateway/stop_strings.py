@@ -80,6 +80,8 @@ class StopMatcher:
         """
         if self._stopped:
             return "", None
+        if not self._automaton.children[ROOT]:  # nothing to look for
+            return text, None
         state = self._state
         step, found = self._automaton.step, self._automaton.found
         for index, character in enumerate(text):

@@ -2,11 +2,12 @@
 
 import time
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from tandem.v1 import inference_service_pb2 as pb
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RankTimes:
     """One rank's own account of one step."""
 
@@ -30,12 +31,12 @@ class StepTimes:
     round_trip_ns: int
     ranks: tuple[RankTimes, ...]
 
-    @property
+    @cached_property
     def wire_ns(self) -> int:
         """Transport and wake-ups: the round trip less the slowest rank's own time."""
         return max(0, self.round_trip_ns - max(rank.total_ns for rank in self.ranks))
 
-    @property
+    @cached_property
     def work_ns(self) -> int:
         """The slowest rank's time for the step, what it ran ahead included."""
         return max(rank.total_ns + rank.ahead_ns for rank in self.ranks)

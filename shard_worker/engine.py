@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from common.arrays import F32, U32, from_wire, to_wire
 from common.errors import Refused
 from common.step_protocol import PROTOCOL_VERSION
 from shard_worker.checkpoint.reader import CheckpointReader
-from shard_worker.continuation import ContinuedStep, join
+from shard_worker.continuation import ListLengths
 from shard_worker.device import usable_device
 from shard_worker.forward import Forward
 from shard_worker.gpu.decoder import GraphDecoder
@@ -26,13 +27,14 @@ from shard_worker.native.sampler import NativeSampler
 from shard_worker.native.selection import native_decoder
 from shard_worker.parallel import RankGroup, form_group
 from shard_worker.partition import Partition, partition
-from shard_worker.plan import Bounds, Rows, read_rows
+from shard_worker.passes import Passes
+from shard_worker.plan import Bounds, RowReader, Rows
 from shard_worker.run_ahead import AheadRows, RunAhead
-from shard_worker.sampling.records import PackedRecords, Resolvable, sample_records, score_records
+from shard_worker.sampling.records import PackedRecords, Resolvable, score_records
 from shard_worker.sampling.state import SequenceState
 from shard_worker.sampling.wire import pack
 from shard_worker.settings import ShardSettings
-from shard_worker.step_logits import step_logits
+from shard_worker.step_logits import first_drawn
 from tandem.shard.v1 import shard_service_pb2 as pb
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -52,19 +54,21 @@ class Engine:
         sampler: GraphSampler | NativeSampler | None = None,
     ) -> None:
         self.info = info
-        self._sampler = sampler
         self._vocabulary = part.vocabulary
         self._group = group
         self._forward = Forward(model, cache, native, DTYPES[info.dtype], torch.device(info.device))
-        self._run_ahead = RunAhead(self._forward, group)
+        self._passes = Passes(self._forward, sampler, part.vocabulary.start)
+        self._run_ahead = RunAhead(self._passes, group, self._forward.device)
         self._sequences: dict[int, SequenceState] = {}
         self._last_step: Resolvable | None = None
-        self._bounds = Bounds(
-            num_blocks=info.num_blocks,
-            block_size=info.block_size_tokens,
-            vocabulary_size=model.vocabulary_size,
-            context_length=info.context_length,
-            max_step_tokens=info.max_step_tokens,
+        self._read_rows = RowReader(
+            Bounds(
+                num_blocks=info.num_blocks,
+                block_size=info.block_size_tokens,
+                vocabulary_size=model.vocabulary_size,
+                context_length=info.context_length,
+                max_step_tokens=info.max_step_tokens,
+            )
         )
 
     @classmethod
@@ -94,7 +98,7 @@ class Engine:
         cache = KVCache(
             arch.layers, num_blocks, settings.block_size_tokens, part.kv_heads.size, arch.head_dim, dtype, device
         )
-        native = native_decoder(settings.native, settings.attention, model, cache, part)
+        native = native_decoder(settings.native, settings.attention, model, cache, part, settings.compact_weights)
         on_gpu = gpu_decoder(settings.gpu_kernels, settings.attention, model, cache, part)
         info = pb.GetInfoResponse(
             protocol_version=PROTOCOL_VERSION,
@@ -111,6 +115,7 @@ class Engine:
             dtype=settings.dtype,
             device=str(device),
             quantization=quantization.mode,
+            compact_saved_bytes=0 if native is None else native.compact_saved_bytes,
         )
         if on_gpu is not None:
             return cls(model, cache, part, group, info, on_gpu.decoder, on_gpu.sampler)
@@ -126,23 +131,25 @@ class Engine:
     def step(self, plan: pb.Plan, read_ns: int) -> pb.StepResult:
         """Run one plan; `read_ns` is when its frame was read. Raises Refused (BAD_PLAN) before anything is run."""
         began_ns = time.perf_counter_ns()
-        rows = read_rows(plan, self._bounds)
-        self._open_and_close(plan, rows)
-        if not len(rows.lengths_R):
+        rows = self._read_rows(plan)
+        states_R = self._open_and_close(plan, rows)
+        if not states_R:
             return self._nothing_run(read_ns, began_ns)
-        computed = step_logits(self._forward, rows, self._run_ahead.take())
-        sampled = self._sample(rows, plan, computed.sampled_PV)
-        scored = self._score(rows, plan, computed.scored_SM)
-        if rows.continued_R.any():
-            rows, last, sampled = self._continue(rows, plan, sampled)
-        else:
-            last = sampled
+        lengths, ahead_A = ListLengths(plan.num_noised, plan.num_top, plan.num_raw), np.flatnonzero(rows.run_ahead_R)
+        ahead = self._run_ahead.take()
+        drawn, used = first_drawn(self._passes, rows, states_R, lengths, ahead_A, ahead)
+        while drawn.num_passes <= rows.num_continued:
+            following = self._run_ahead.following(rows, np.arange(len(states_R)), drawn, lengths)
+            self._write(following, states_R)
+            drawn = drawn.then(self._passes.run(following, states_R, lengths, ahead_A), len(states_R))
+        self._last_step = drawn.last_step
+        scored = self._score(rows, plan, drawn.hidden_SM)
         result, computed_ns = pb.StepResult(), time.perf_counter_ns()
-        for records in (*sampled, *scored):
+        for records in (drawn.records, *scored):
             records.fill(result)
         result.encode_ns = time.perf_counter_ns() - computed_ns
-        self._run_ahead.note(rows, last, plan.num_noised)
-        self._fill_times(result, read_ns, began_ns, computed.used)
+        self._run_ahead.note(rows, states_R, lengths, drawn, ahead_A)
+        self._fill_times(result, read_ns, began_ns, used)
         return result
 
     def _nothing_run(self, read_ns: int, began_ns: int) -> pb.StepResult:
@@ -174,64 +181,29 @@ class Engine:
         """Leave the group."""
         self._group.close()
 
-    def _open_and_close(self, plan: pb.Plan, rows: Rows) -> None:
+    def _open_and_close(self, plan: pb.Plan, rows: Rows) -> list[SequenceState]:
+        """Follow the plan's words about sequences, and return the rows' own."""
         for sequence in from_wire(plan.closes, U32, (-1,), "closes").tolist():
             self._sequences.pop(sequence, None)
         for opening in plan.opens:
             if opening.sequence in self._sequences:
                 raise Refused("BAD_PLAN", f"sequence {opening.sequence} is open already")
             self._sequences[opening.sequence] = SequenceState.open(opening)
-        unknown = [s for s in rows.sequences_R.tolist() if s not in self._sequences]
-        if unknown:
+        sequences_R = rows.sequences_R.tolist()
+        if unknown := [sequence for sequence in sequences_R if sequence not in self._sequences]:
             raise Refused("BAD_PLAN", f"sequences {unknown} were not opened")
-        self._write(rows)
+        states_R = [self._sequences[sequence] for sequence in sequences_R]
+        self._write(rows, states_R)
+        return states_R
 
-    def _write(self, rows: Rows) -> None:
+    def _write(self, rows: Rows, states_R: Sequence[SequenceState]) -> None:
+        """Tell the rows' ids to those whose penalties want to know them."""
+        if all(state.is_plain for state in states_R):
+            return
         starts_R = rows.starts_R.tolist()
-        for row, sequence in enumerate(rows.sequences_R.tolist()):
+        for row, state in enumerate(states_R):
             ids = rows.ids_N[starts_R[row] : starts_R[row] + int(rows.lengths_R[row])]
-            self._sequences[sequence].write(int(rows.base_lengths_R[row]), ids)
-
-    def _sample(self, rows: Rows, plan: pb.Plan, logits_PV: torch.Tensor) -> list[PackedRecords]:
-        """Return the records of the sampled positions, if there are any."""
-        states: list[SequenceState] = []
-        positions: list[int] = []
-        ends_R = rows.ends_R.tolist()
-        for row, count in enumerate(rows.sampled_R.tolist()):
-            states += [self._sequences[int(rows.sequences_R[row])]] * count
-            # A row's last token, at position end - 1, draws the token at position `end`.
-            positions += range(ends_R[row] - count + 1, ends_R[row] + 1)
-        if not states:
-            self._last_step = None
-            return []
-        lengths = (plan.num_noised, plan.num_top, plan.num_raw)
-        if isinstance(self._sampler, NativeSampler):
-            packed, self._last_step = self._sampler(logits_PV, states, positions, *lengths)
-            return [packed]
-        if self._sampler is not None and self._sampler.takes(states):
-            records, self._last_step = self._sampler(logits_PV, states, positions, *lengths)
-        else:
-            first_id = self._vocabulary.start
-            records, self._last_step = sample_records(logits_PV, states, positions, first_id, *lengths)
-        return [pack(records)]
-
-    def _continue(
-        self, rows: Rows, plan: pb.Plan, sampled: list[PackedRecords]
-    ) -> tuple[Rows, list[PackedRecords], list[PackedRecords]]:
-        """Run the further passes of decodes whose first came to `sampled`.
-
-        Returns the last pass's rows and records, and the records of all passes together.
-        """
-        everyone, passes = np.arange(len(rows.sequences_R)), list(sampled)
-        assert self._last_step is not None  # a continued row is sampled
-        steps = [self._last_step]
-        while rows.continued_R.any():
-            rows = self._run_ahead.following(rows, everyone, passes[-1], plan.num_noised)
-            self._write(rows)
-            passes += self._sample(rows, plan, self._forward.logits(self._forward.hidden(rows)))
-            steps.append(self._last_step)
-        self._last_step = ContinuedStep(steps)
-        return rows, passes[-1:], [join(passes, len(everyone))]
+            state.write(int(rows.base_lengths_R[row]), ids)
 
     def _score(self, rows: Rows, plan: pb.Plan, hidden_SM: torch.Tensor) -> list[PackedRecords]:
         """Return the records of the scored positions, if there are any."""

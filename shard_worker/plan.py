@@ -1,6 +1,6 @@
 """A frame's plan, read and checked: from here on its numbers can be trusted."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ from tandem.shard.v1 import shard_service_pb2 as pb
 
 Ints = npt.NDArray[np.int32]
 Counts = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Rows:
     scored_ids_S: Ints
     run_ahead_R: Counts
     continued_R: Counts
+
+    @property
+    def num_continued(self) -> int:
+        """By how many passes the step is continued."""
+        return int(self.continued_R[0]) if len(self.continued_R) else 0
 
     @property
     def starts_R(self) -> Counts:
@@ -72,12 +78,12 @@ class Rows:
             continued_R=self.continued_R[members_S],
         )
 
-    def following(self, members_A: Counts, ids_A: Ints) -> "Rows":
-        """Return the rows that follow these: one id each, at the row's end, to be sampled; continued once less."""
+    def following(self, members_A: Counts, ids_A: Ints, num_passes: int = 1) -> "Rows":
+        """Return the rows that follow these after so many passes: one id each, to be sampled; continued less often."""
         ones_A = np.ones(len(members_A), dtype=np.int64)
         return Rows(
             sequences_R=self.sequences_R[members_A],
-            base_lengths_R=self.ends_R[members_A],
+            base_lengths_R=self.ends_R[members_A] + (num_passes - 1),
             lengths_R=ones_A,
             sampled_R=ones_A,
             scored_R=ones_A * 0,
@@ -86,54 +92,100 @@ class Rows:
             block_tables=_parts(self.block_tables, self.blocks_R, members_A),
             scored_ids_S=self.scored_ids_S[:0],
             run_ahead_R=self.run_ahead_R[members_A],
-            continued_R=np.maximum(self.continued_R[members_A] - 1, 0),
+            continued_R=np.maximum(self.continued_R[members_A] - num_passes, 0),
         )
 
 
+class RowReader:
+    """Reads the plans of a stream, one after the other. All calls come from one thread.
+
+    Most are decodes that differ from the plan before in where the rows begin and in their ids: what is the same is
+    neither read nor checked anew.
+    """
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self._read: tuple[bytes, ...] = ()
+        self._shapes = _shapes(pb.Plan(), bounds)
+
+    def __call__(self, plan: pb.Plan) -> Rows:
+        """Return the plan's rows. Raises Refused (BAD_PLAN) for anything a rank cannot compute."""
+        fields = tuple(getattr(plan, name) for name in _SHAPE_FIELDS)
+        if fields != self._read:
+            self._shapes, self._read = _shapes(plan, self._bounds), fields
+        shapes, size = self._shapes, self._bounds.vocabulary_size
+        base_lengths_R = _counts(plan.row_base_lengths, len(shapes.most_base_R), "row_base_lengths")
+        ids_N = from_wire(plan.token_ids, I32, (-1,), "token_ids")
+        scored_ids_S = from_wire(plan.scored_ids, I32, (-1,), "scored_ids")
+        _require(len(base_lengths_R) > 0 or len(plan.closes) > 0, "no rows")
+        _require(len(ids_N) == shapes.num_ids, "token_ids do not match row_lengths")
+        _require(len(scored_ids_S) == shapes.num_scored, "scored_ids do not match row_scored")
+        _require((base_lengths_R <= shapes.most_base_R).all(), "a row beyond the context, or beyond its block table")
+        _require(_inside(ids_N, size), "a token id outside the vocabulary")
+        _require(not shapes.num_scored or _inside(scored_ids_S, size), "a scored id outside the vocabulary")
+        _require(plan.num_noised >= 1 or not shapes.num_sampled, "num_noised is 0")
+        _require(plan.num_scored_raw >= 1 or not shapes.num_scored, "num_scored_raw is 0")
+        return replace(shapes.rows, base_lengths_R=base_lengths_R, ids_N=ids_N, scored_ids_S=scored_ids_S)
+
+
 def read_rows(plan: pb.Plan, bounds: Bounds) -> Rows:
-    """Return the plan's rows. Raises Refused (BAD_PLAN) for anything a rank cannot compute."""
+    """Return the rows of one plan, as RowReader does."""
+    return RowReader(bounds)(plan)
+
+
+# What tells the rows' shapes, in the order of `Rows`.
+_SHAPE_FIELDS = (
+    "row_sequences", "row_lengths", "row_sampled", "row_scored", "row_blocks", "block_tables", "row_run_ahead",
+    "row_continued",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Shapes:
+    """Checked rows that have no base lengths and ids yet, how many ids they want, and how far each may begin."""
+
+    rows: Rows
+    num_ids: int
+    num_sampled: int
+    num_scored: int
+    most_base_R: Counts
+
+
+def _shapes(plan: pb.Plan, bounds: Bounds) -> _Shapes:
+    """Read what a plan says of its rows' shapes. Raises Refused (BAD_PLAN)."""
     count = len(plan.row_sequences) // 4
 
-    def counts(name: str) -> Counts:
-        values: Counts = from_wire(getattr(plan, name), U32, (count,), name).astype(np.int64)
-        return values
+    def counts(name: str, or_zeros: bool = False) -> Counts:
+        data = getattr(plan, name)
+        return np.zeros(count, dtype=np.int64) if or_zeros and not data else _counts(data, count, name)
 
-    def counts_or_none(name: str) -> Counts:
-        return counts(name) if getattr(plan, name) else np.zeros(count, dtype=np.int64)
-
+    none = np.empty(0, dtype=np.int32)
     rows = Rows(
         sequences_R=counts("row_sequences"),
-        base_lengths_R=counts("row_base_lengths"),
+        base_lengths_R=np.zeros(count, dtype=np.int64),
         lengths_R=counts("row_lengths"),
         sampled_R=counts("row_sampled"),
         scored_R=counts("row_scored"),
-        ids_N=from_wire(plan.token_ids, I32, (-1,), "token_ids"),
+        ids_N=none,
         blocks_R=counts("row_blocks"),
         block_tables=from_wire(plan.block_tables, I32, (-1,), "block_tables"),
-        scored_ids_S=from_wire(plan.scored_ids, I32, (-1,), "scored_ids"),
-        run_ahead_R=counts_or_none("row_run_ahead"),
-        continued_R=counts_or_none("row_continued"),
+        scored_ids_S=none,
+        run_ahead_R=counts("row_run_ahead", or_zeros=True),
+        continued_R=counts("row_continued", or_zeros=True),
     )
-    reach = rows.ends_R + rows.continued_R + rows.run_ahead_R
-    _require(count > 0 or len(plan.closes) > 0, "no rows")
-    _require(len(np.unique(rows.sequences_R)) == count, "two rows share a sequence")
-    _require(bool((rows.lengths_R > 0).all()), "a row without token ids")
-    _require(rows.lengths_R.sum() == len(rows.ids_N), "token_ids do not match row_lengths")
-    _require(len(rows.ids_N) <= bounds.max_step_tokens, f"more than {bounds.max_step_tokens} token ids")
-    _require(bool((reach <= bounds.context_length).all()), f"a row beyond position {bounds.context_length}")
-    _require(bool((rows.sampled_R <= rows.lengths_R).all()), "row_sampled exceeds row_lengths")
-    _require(bool((rows.scored_R <= rows.lengths_R).all()), "row_scored exceeds row_lengths")
+    num_ids = int(rows.lengths_R.sum())
+    _require(len(set(rows.sequences_R.tolist())) == count, "two rows share a sequence")
+    _require((rows.lengths_R > 0).all(), "a row without token ids")
+    _require(num_ids <= bounds.max_step_tokens, f"more than {bounds.max_step_tokens} token ids")
+    _require((rows.sampled_R <= rows.lengths_R).all(), "row_sampled exceeds row_lengths")
+    _require((rows.scored_R <= rows.lengths_R).all(), "row_scored exceeds row_lengths")
     _require(rows.blocks_R.sum() == len(rows.block_tables), "block_tables do not match row_blocks")
-    _require(bool((rows.blocks_R * bounds.block_size >= reach).all()), "a block table too short for its row")
-    _require(rows.scored_R.sum() == len(rows.scored_ids_S), "scored_ids do not match row_scored")
-    _require(bool((rows.run_ahead_R <= (rows.sampled_R == 1)).all()), "row_run_ahead: 0, or 1 for a row sampled once")
+    _require((rows.run_ahead_R <= (rows.sampled_R == 1)).all(), "row_run_ahead: 0, or 1 for a row sampled once")
     _require_continuable(rows)
-    _require(_inside(rows.ids_N, bounds.vocabulary_size), "a token id outside the vocabulary")
-    _require(_inside(rows.scored_ids_S, bounds.vocabulary_size), "a scored id outside the vocabulary")
     _require(_inside(rows.block_tables, bounds.num_blocks), "a block outside the cache")
-    _require(plan.num_noised >= 1 or not rows.sampled_R.any(), "num_noised is 0")
-    _require(plan.num_scored_raw >= 1 or not rows.scored_R.any(), "num_scored_raw is 0")
-    return rows
+    room_R = np.minimum(rows.blocks_R * bounds.block_size, bounds.context_length)
+    most_base_R = room_R - rows.lengths_R - rows.continued_R - rows.run_ahead_R
+    return _Shapes(rows, num_ids, int(rows.sampled_R.sum()), int(rows.scored_R.sum()), most_base_R)
 
 
 def _require_continuable(rows: Rows) -> None:
@@ -159,8 +211,13 @@ def _parts(values: Ints, lengths: Counts, members: Counts) -> Ints:
     return values[ranges(starts(lengths)[members], lengths[members])]
 
 
+def _counts(data: bytes, count: int, name: str) -> Counts:
+    values: Counts = from_wire(data, U32, (count,), name).astype(np.int64)
+    return values
+
+
 def _inside(ids: Ints, size: int) -> bool:
-    return not len(ids) or (int(ids.min()) >= 0 and int(ids.max()) < size)
+    return bool((ids.view(np.uint32) < size).all())  # those below 0 are huge there
 
 
 def _require(holds: bool | np.bool_, message: str) -> None:

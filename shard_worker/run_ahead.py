@@ -8,35 +8,55 @@ cache only beyond what its sequence had, so a dead one leaves nothing behind.
 import time
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from operator import is_
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from common.arrays import F32, I32, from_wire
-from shard_worker.forward import Forward
+from shard_worker.continuation import Drawn, ListLengths
 from shard_worker.parallel import RankGroup
-from shard_worker.plan import Counts, Ints, Rows, starts
-from shard_worker.sampling.records import PackedRecords
+from shard_worker.passes import Passes
+from shard_worker.plan import Counts, Floats, Ints, Rows
+from shard_worker.sampling.state import SequenceState
+
+# What is to be run ahead: rows, their sequences, and the lists that are drawn.
+_Wanted = tuple[Rows, Seq[SequenceState], ListLengths]
 
 
 @dataclass(frozen=True)
 class AheadRows:
-    """A rows of one id each that were computed unasked, their logits float32[A, V], and when that was."""
+    """A rows of one id each that were computed unasked, their logits float32[A, V], and when that was.
+
+    `drawn` is what was drawn from them, if that could be known, by `states_A` in lists of `lengths`.
+    """
 
     rows: Rows
+    states_A: Seq[SequenceState]
+    lengths: ListLengths
     logits_AV: Tensor
+    drawn: Drawn | None
     began_ns: int
     ended_ns: int
     collective_ns: int
 
+    def answer(self, rows: Rows, states_R: Seq[SequenceState], lengths: ListLengths) -> Drawn | None:
+        """Return what was drawn where it is what a plan wants: of the same rows, in order, in the same lists."""
+        is_same = (
+            self.drawn is not None
+            and lengths == self.lengths
+            and len(states_R) == len(self.states_A)
+            and all(map(is_, states_R, self.states_A))
+        )
+        return self.drawn if is_same and (self.find(rows) == np.arange(len(states_R))).all() else None
+
     def find(self, rows: Rows) -> Counts:
         """Return where each row of a plan lies here, or -1 where it does not, int64[R]."""
-        at_A = {int(sequence): at for at, sequence in enumerate(self.rows.sequences_R)}
+        at_A = {sequence: at for at, sequence in enumerate(self.rows.sequences_R.tolist())}
         found_R = np.full(len(rows.sequences_R), -1, dtype=np.int64)
-        for row in np.flatnonzero((rows.lengths_R == 1) & (rows.sampled_R == 1) & (rows.scored_R == 0)):
+        for row in np.flatnonzero((rows.lengths_R == 1) & (rows.sampled_R == 1) & (rows.scored_R == 0)).tolist():
             at = at_A.get(int(rows.sequences_R[row]), -1)
-            if at >= 0 and self._same(at, rows, int(row)):
+            if at >= 0 and self._same(at, rows, row):
                 found_R[row] = at
         return found_R
 
@@ -52,10 +72,9 @@ class AheadRows:
 class RunAhead:
     """What a rank does once it has answered, until the next frame takes it. All calls come from the torch thread."""
 
-    def __init__(self, forward: Forward, group: RankGroup) -> None:
-        self._forward = forward
-        self._group = group
-        self._wanted: Rows | None = None
+    def __init__(self, passes: Passes, group: RankGroup, device: torch.device) -> None:
+        self._passes, self._group, self._device = passes, group, device
+        self._wanted: _Wanted | None = None
         self._done: AheadRows | None = None
 
     def clear(self) -> None:
@@ -67,30 +86,37 @@ class RunAhead:
         done, self._done = self._done, None
         return done
 
-    def note(self, rows: Rows, sampled: Seq[PackedRecords], num_noised: int) -> None:
-        """Note what `rows`, whose records are `sampled`, want to be run ahead. Meets the other ranks if any do."""
-        members_A = np.flatnonzero(rows.run_ahead_R)
-        self._wanted = self.following(rows, members_A, sampled[0], num_noised) if len(members_A) else None
+    def note(
+        self, rows: Rows, states_R: Seq[SequenceState], lengths: ListLengths, drawn: Drawn, members_A: Counts
+    ) -> None:
+        """Note that these members of `rows` are to be run ahead, of which all passes came to `drawn`.
 
-    def following(self, rows: Rows, members_A: Counts, sampled: PackedRecords, num_noised: int) -> Rows:
+        Meets the other ranks if there are any members, and `drawn` has no winners.
+        """
+        self._wanted = None
+        if len(members_A):
+            states_A = [states_R[member] for member in members_A.tolist()]
+            self._wanted = self.following(rows, members_A, drawn, lengths), states_A, lengths
+
+    def following(self, rows: Rows, members_A: Counts, drawn: Drawn, lengths: ListLengths) -> Rows:
         """Return the rows that put the winners behind these members of `rows`. Meets the other ranks."""
-        position_A = starts(rows.sampled_R)[members_A]
-        shape = (-1, min(num_noised, self._forward.slice_size))
-        ids_A = from_wire(sampled.fields["noised_ids"], I32, shape, "noised_ids")[position_A, 0]
-        scores_A = from_wire(sampled.fields["noised_scores"], F32, shape, "noised_scores")[position_A, 0]
-        return rows.following(members_A, self._winners(ids_A, scores_A))
+        winners_A = drawn.winners_A
+        if winners_A is None:
+            winners_A = self._merged(*drawn.best(rows, members_A, lengths.num_noised))
+        return rows.following(members_A, winners_A, drawn.num_passes)
 
     def run(self) -> None:
         """Compute what was noted, if anything was. Raises what the model raises."""
         if self._wanted is None:
             return
         began_ns = time.perf_counter_ns()
-        rows, self._wanted = self._wanted, None
-        logits_AV = self._forward.logits(self._forward.hidden(rows))
+        wanted, self._wanted = self._wanted, None
+        drawn = self._passes.run_at_once(*wanted)
+        logits_AV = self._passes.computed(wanted[0])[0] if drawn is None else drawn.steps[0].raw_PV
         collective_ns = self._group.take_collective_ns()
-        self._done = AheadRows(rows, logits_AV, began_ns, time.perf_counter_ns(), collective_ns)
+        self._done = AheadRows(*wanted, logits_AV, drawn, began_ns, time.perf_counter_ns(), collective_ns)
 
-    def _winners(self, ids_A: Ints, scores_A: np.ndarray[tuple[int], np.dtype[np.float32]]) -> Ints:
+    def _merged(self, ids_A: Ints, scores_A: Floats) -> Ints:
         """Return the ids with the best score over all slices, int32[A]; of equal ones the lowest."""
         world_size, rank = self._group.world_size, self._group.rank
         if world_size == 1:
@@ -98,7 +124,7 @@ class RunAhead:
         part_WA2 = torch.zeros(world_size, len(ids_A), 2)
         part_WA2[rank, :, 0] = torch.from_numpy(scores_A.copy())
         part_WA2[rank, :, 1] = torch.from_numpy(ids_A.astype(np.float32))  # exact up to 2^24
-        all_WA2 = self._group.all_reduce(part_WA2.to(self._forward.device)).cpu().numpy()
+        all_WA2 = self._group.all_reduce(part_WA2.to(self._device)).cpu().numpy()
         first_A = all_WA2[:, :, 0].argmax(axis=0)  # slices lie in the order of the ranks
         winners: Ints = all_WA2[first_A, np.arange(len(ids_A)), 1].astype(np.int32)
         return winners

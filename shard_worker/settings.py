@@ -34,6 +34,10 @@ class ShardSettings(ServiceSettings):
     native: Literal["auto", "on", "off"] = Field(
         default="auto", description="native CPU kernels: on fails where they cannot be used, auto goes on without"
     )
+    compact_weights: bool = Field(
+        default=True,
+        description="hold bfloat16 matrices at 12 bits a weight, without loss, where native CPU kernels multiply them",
+    )
     gpu_kernels: Literal["auto", "on", "unrecorded", "off"] = Field(
         default="auto",
         description="fused kernels for decode steps on a GPU, recorded as graphs: on fails where they cannot be used, "

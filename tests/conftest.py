@@ -1,5 +1,6 @@
 """For all tests: nothing may leak from a test module, and the embedded model is at hand."""
 
+import gc
 import os
 from collections import Counter
 from collections.abc import Generator, Iterator
@@ -11,9 +12,12 @@ import pytest
 from common.errors import CheckpointError
 from common.model_store import EMBEDDED_MODEL, resolve
 from tests.support.leaks import held, leaked
+from tests.support.side_by_side import SideBySide, is_one_of_several
 
 # Read when torch is first imported: threads that spin would starve the processes that tests start beside them.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if is_one_of_several():
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the other cores are the other processes'
 
 PATIENCE_S = 5.0
 
@@ -43,6 +47,14 @@ FIXTURE_WATCH = pytest.StashKey[FixtureWatch]()
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[FIXTURE_WATCH] = watch = FixtureWatch()
     config.pluginmanager.register(watch)
+    if is_one_of_several():
+        config.pluginmanager.register(SideBySide())
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over all that imports made: it would be most of its work, and a test's time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module", autouse=True)

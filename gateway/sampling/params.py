@@ -49,6 +49,11 @@ class SamplingParams:
         return not self.is_greedy and (self.top_k > 0 or self.top_p < 1 or self.min_p > 0)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether the best token by noised score is all there is to know of each position."""
+        return self.logprobs is None and not self.is_truncated
+
+    @property
     def num_noised_wanted(self) -> int:
         """Plan.num_noised that this sequence wants: with truncation, the best token may be cut."""
         return _NOISED_FOR_TRUNCATION if self.is_truncated else 1

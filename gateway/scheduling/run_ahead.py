@@ -6,8 +6,8 @@ winner that the ranks went on with (top_k, top_p or min_p cut it), and the row t
 A row that is continued within the step saves whole hops, and is lost the same way.
 """
 
-from collections.abc import Iterable
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 from math import prod
 
 from gateway.scheduling.frame_length import frame_length
@@ -21,6 +21,21 @@ _SMOOTHING = 0.05
 _LEAST_CONFIRMATION = 0.9  # until hop and step have been measured
 
 
+@dataclass
+class _Durations:
+    """What frames of about equally many rows took: moving means, and the last step."""
+
+    hop_s: float
+    step_s: float
+    last_step_s: float
+
+    def observe(self, hop_s: float, step_s: float) -> None:
+        # Clipped, so that single outliers of a busy machine move little.
+        self.hop_s += _SMOOTHING * (min(hop_s, 4 * self.hop_s) - self.hop_s)
+        self.step_s += _SMOOTHING * (min(step_s, 4 * self.step_s) - self.step_s)
+        self.last_step_s = step_s
+
+
 class RunAheadPolicy:
     """Weighs what is hidden against what is lost. The answer depends on nothing but the observations."""
 
@@ -28,18 +43,15 @@ class RunAheadPolicy:
         """Rows are run ahead if `enabled`, and continued whether or not."""
         self._enabled = enabled
         self._max_tokens, self._max_frame_s = max_tokens_per_frame, max_frame_s
-        self._hop_s: float | None = None
-        self._step_s = self._last_step_s = 0.0
+        self._durations: dict[int, _Durations] = {}  # by the bits of the number of rows
 
-    def observe(self, hop_s: float, step_s: float) -> None:
+    def observe(self, hop_s: float, step_s: float, num_rows: int = 1) -> None:
         """Learn from a frame: `step_s` on the ranks for each pass, and `hop_s` of everything between two frames."""
-        self._last_step_s = step_s
-        if self._hop_s is None:
-            self._hop_s, self._step_s = hop_s, step_s
-            return
-        # Clipped, so that single outliers of a busy machine move little.
-        self._hop_s += _SMOOTHING * (min(hop_s, 4 * self._hop_s) - self._hop_s)
-        self._step_s += _SMOOTHING * (min(step_s, 4 * self._step_s) - self._step_s)
+        known = self._durations.get(num_rows.bit_length())
+        if known is None:
+            self._durations[num_rows.bit_length()] = _Durations(hop_s, step_s, step_s)
+        else:
+            known.observe(hop_s, step_s)
 
     def continue_by(self, chosen: Chosen, blocks: PrefixCache) -> int:
         """Return by how many positions all rows of a step may be continued in it; takes free blocks for that.
@@ -47,14 +59,17 @@ class RunAheadPolicy:
         Only where the step holds decodes alone, without drafts. Where blocks are short none are taken: they would push
         out who is running.
         """
-        if self._hop_s is None or self._max_tokens < 2 or blocks.available < 2 * len(chosen):
+        known = self._durations.get(len(chosen).bit_length())
+        if known is None or self._max_tokens < 2 or blocks.available < 2 * len(chosen):
             return 0
         if not all(_decodes(sequence) for sequence, _ in chosen):
             return 0
-        # A burst of requests makes steps long at once, while the mean still follows.
-        step_s = max(self._step_s, self._last_step_s)
+        # What makes steps long, such as another load on the machine, counts at once, while the mean still follows.
+        step_s = max(known.step_s, known.last_step_s)
         most = min(self._max_tokens, int(self._max_frame_s / max(step_s, 1e-9)))
-        wanted = frame_length(most, self._hop_s, step_s, min(s.confirmation for s, _ in chosen)) - 1
+        if most < 2:
+            return 0
+        wanted = frame_length(most, known.hop_s, step_s, min(s.confirmation for s, _ in chosen)) - 1
         return min(room_ahead(s, wanted, blocks) for s, _ in chosen) if wanted > 0 else 0
 
     def make_room(self, chosen: Chosen, blocks: PrefixCache, continued: int = 0) -> tuple[bool, ...]:
@@ -65,18 +80,19 @@ class RunAheadPolicy:
         """
         if any(s.kind is Kind.SCORE or s.uncomputed > num_ids or s.speculates or s.draft_ids for s, num_ids in chosen):
             return ()
-        if not self.pays(s for s, _ in chosen):
+        if not self.pays([s for s, _ in chosen]):
             return ()
         return tuple(room_ahead(s, continued + 1, blocks) > continued for s, _ in chosen)
 
-    def pays(self, sequences: Iterable[Sequence]) -> bool:
+    def pays(self, sequences: Seq[Sequence]) -> bool:
         """Return whether a step of these sequences, all decoding after it, is worth being followed unasked."""
         if not self._enabled:
             return False
         confirmed = prod(sequence.confirmation for sequence in sequences)
-        if self._hop_s is None:
+        known = self._durations.get(len(sequences).bit_length())
+        if known is None:
             return confirmed >= _LEAST_CONFIRMATION
-        return confirmed * self._hop_s >= (1 - confirmed) * self._step_s
+        return confirmed * known.hop_s >= (1 - confirmed) * known.step_s
 
 
 def _decodes(sequence: Sequence) -> bool:

@@ -61,12 +61,16 @@ class Shape:
 
 @dataclass(frozen=True)
 class KnownModel:
-    """One model. `hub_ids` have this shape, the first is what the name means; `form` is how the weights come."""
+    """One model. `hub_ids` have this shape, the first is what the name means; `form` is how the weights come.
+
+    `file` is the model's own where the repository holds several models.
+    """
 
     name: str
     hub_ids: tuple[str, ...]
     shape: Shape
     form: str = "safetensors"
+    file: str | None = None
 
 
 def known_models() -> Mapping[str, KnownModel]:

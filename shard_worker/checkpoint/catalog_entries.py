@@ -3,7 +3,7 @@
 from shard_worker.checkpoint.catalog import KnownModel, Shape
 
 BIN = "pytorch_model.bin files"
-LLAMA2C = "llama2.c's .pt and .bin files"
+LLAMA2C = "llama2.c's .pt files"
 
 _LLAMA_7B = Shape(32, 4096, 11_008, (32, 32), 32_000, 2048)
 _LLAMA_13B = Shape(40, 5120, 13_824, (40, 40), 32_000, 2048)
@@ -36,17 +36,16 @@ def _of(owner: str, *names: str) -> tuple[str, ...]:
     return tuple(f"{owner}/{name}" for name in names)
 
 
+def _stories(size: str, shape: Shape) -> KnownModel:
+    name = f"stories{size}"
+    return KnownModel(name.lower(), _of("karpathy", "tinyllamas"), shape, LLAMA2C, file=f"{name}.pt")
+
+
 ENTRIES = (
     # Small models, for trying out and drafting.
-    KnownModel(
-        "stories15m", _of("karpathy", "tinyllamas"), Shape(6, 288, 768, (6, 6), 32_000, 256, tied=True), LLAMA2C
-    ),
-    KnownModel(
-        "stories42m", _of("karpathy", "tinyllamas"), Shape(8, 512, 1376, (8, 8), 32_000, 1024, tied=True), LLAMA2C
-    ),
-    KnownModel(
-        "stories110m", _of("karpathy", "tinyllamas"), Shape(12, 768, 2048, (12, 12), 32_000, 1024, tied=True), LLAMA2C
-    ),
+    _stories("15M", Shape(6, 288, 768, (6, 6), 32_000, 256, tied=True)),
+    _stories("42M", Shape(8, 512, 1376, (8, 8), 32_000, 1024, tied=True)),
+    _stories("110M", Shape(12, 768, 2048, (12, 12), 32_000, 1024, tied=True)),
     KnownModel(
         "smollm2-135m", _of("HuggingFaceTB", "SmolLM2-135M", "SmolLM2-135M-Instruct"), _smollm2(30, 576, 1536, (9, 3))
     ),

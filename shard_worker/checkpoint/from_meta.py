@@ -64,6 +64,9 @@ def open_meta(
     tokenizer = read_tokenizer(folder, architecture.vocabulary_size)
     hub_config = stated if isinstance(stated, HuggingFaceConfig) else None
     ends = read_end_of_text_ids(folder, hub_config) if hub_config else tokenizers_own_ends(folder, tokenizer)
+    # In what llama2.c trains on, each text begins with BOS and nothing marks its end: run.c stops at the next one.
+    if training is not None and tokenizer.bos_id is not None:
+        ends = tuple(dict.fromkeys((*ends, tokenizer.bos_id)))
     return ForeignModel(
         source=source or folder.resolve().name,
         architecture=architecture,

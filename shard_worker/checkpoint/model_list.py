@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from common.errors import CheckpointError
 from common.machine_memory import Machine
-from common.manifest import MANIFEST_FILE
-from common.model_store import EMBEDDED_MODEL, is_stored, model_folder, store_folder
+from common.model_store import EMBEDDED_MODEL, is_stored, model_folder, stored_names
 from shard_worker.checkpoint.catalog import KnownModel
 from shard_worker.sizing import FORMATS, RankMemory, parameters, rank_memory, stated_quantization, stored_bytes
 
@@ -81,5 +80,4 @@ def machine_holds(machine: Machine, memory: RankMemory, tp: int) -> bool:
 def other_stored(models: Iterable[ListedModel]) -> list[str]:
     """Return the names of the store's folders that belong to none of `models`, the embedded model first."""
     listed = {model_folder(name).name for model in models for name in model.stored}
-    found = {path.parent.name for path in (store_folder() / "models").glob(f"*/{MANIFEST_FILE}")} - listed
-    return sorted(found, key=lambda name: (name != EMBEDDED_MODEL, name))
+    return sorted(set(stored_names()) - listed, key=lambda name: (name != EMBEDDED_MODEL, name))

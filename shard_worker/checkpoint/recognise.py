@@ -18,6 +18,7 @@ from shard_worker.checkpoint.torch_file import Unpickle
 GPT_FAST_FILE = "model.pth"
 GGUF_MAGIC = b"GGUF"
 ZIP_MAGIC = b"PK\x03\x04"
+SAFETENSORS_START_BYTES = 9
 
 Format = Literal["gguf", "safetensors", "pickled", "meta", "gpt-fast", "llama2.c"]
 DESCRIPTIONS: dict[Format, str] = {
@@ -93,13 +94,15 @@ def _of_folder(folder: Path) -> Found:
 
 def _of_file(path: Path) -> Found:
     with path.open("rb") as file:
-        start = file.read(len(GGUF_MAGIC))
-    if start == GGUF_MAGIC:
+        start = file.read(SAFETENSORS_START_BYTES)
+    if start.startswith(GGUF_MAGIC):
         return Found("gguf", (path,))
-    if start == ZIP_MAGIC:
+    if start.startswith(ZIP_MAGIC):
         return Found("gpt-fast", (path,))
     if is_llama2c(path):
         return Found("llama2.c", (path,))
+    if start[SAFETENSORS_START_BYTES - 1 :] == b"{":  # after the header's length comes the header, in JSON
+        raise CheckpointError(f"{path} holds weights alone: convert its folder, where config.json and a tokenizer are")
     raise CheckpointError(
         f"{path} is nothing that can be converted: it does not start with GGUF, is no archive of torch.save, and as "
         "a file of llama2.c its size would not fit its header"

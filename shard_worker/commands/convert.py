@@ -6,7 +6,13 @@ from typing import Literal
 
 import click
 
-from shard_worker.commands.new_checkpoint import dtype_option, force_option, new_checkpoint, output_option
+from shard_worker.commands.new_checkpoint import (
+    chat_template_option,
+    dtype_option,
+    force_option,
+    new_checkpoint,
+    output_option,
+)
 
 
 @click.command()
@@ -19,11 +25,7 @@ from shard_worker.commands.new_checkpoint import dtype_option, force_option, new
     help="config.json or params.json of a .pth that has neither beside it.",
 )
 @click.option("--context-length", type=click.IntRange(min=1), help="Tokens; for a params.json, which does not say it.")
-@click.option(
-    "--chat-template",
-    help="For a chat model that comes without one: a file, or one of ours: llama-2, llama-3, codellama, mistral-v1, "
-    "mistral-v3, mistral-v3-tekken, mistral-v7, mistral-v7-tekken.",
-)
+@chat_template_option
 @dtype_option
 @force_option
 def convert(

@@ -11,7 +11,6 @@ from common.machine_memory import Machine, this_machine
 from common.model_store import store_folder
 from shard_worker.checkpoint.catalog import KnownModel, known_models
 from shard_worker.checkpoint.model_list import TENSOR_PARALLEL, FormatSize, ListedModel, list_models, other_stored
-from shard_worker.checkpoint.wanted import FETCHED_FORMS
 
 DEFAULT_CONTEXT_TOKENS = 4096
 HEADER = f"{'model':<24}{'parameters':>11}  {'form':<5}{'on disk':>9}" + "".join(
@@ -91,8 +90,6 @@ def _lines(listed: Sequence[ListedModel], machine: Machine, context: int, show_o
 
 def _model_lines(model: ListedModel) -> Iterator[str]:
     notes = [f"  {'also ' if index else ''}{hub_id}" for index, hub_id in enumerate(model.hub_ids)]
-    if model.form not in FETCHED_FORMS:
-        notes.append(f"  {model.form}: `tandem convert`")
     if model.stored:
         notes.append(f"  stored: {', '.join(model.stored)}")
     for index, size in enumerate(model.sizes):

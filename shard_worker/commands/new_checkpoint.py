@@ -18,6 +18,11 @@ dtype_option = click.option(
     show_default=True,
     help="Type in which the weights are stored; norm weights are always float32.",
 )
+chat_template_option = click.option(
+    "--chat-template",
+    help="For a chat model that comes without one: a file, or one of ours: llama-2, llama-3, codellama, mistral-v1, "
+    "mistral-v3, mistral-v3-tekken, mistral-v7, mistral-v7-tekken.",
+)
 force_option = click.option("--force", is_flag=True, help="Replace a checkpoint that is there.")
 
 

@@ -4,11 +4,19 @@ from pathlib import Path
 from typing import Literal
 
 import click
+from click.core import ParameterSource
 
 from common.manifest import MANIFEST_FILE, read_manifest
 from common.model_store import model_folder, resolve
 from shard_worker.commands.new_checkpoint import force_option, new_checkpoint
 from shard_worker.quantization.stated import DEFAULT_GROUP_SIZE
+
+FLAGS_OF_MODES = {
+    "group_size": ("int4", "int4-gptq"),
+    "calibration": ("int4-gptq",),
+    "calibration_tokens": ("int4-gptq",),
+    "device": ("int4-gptq",),
+}
 
 
 @click.command()
@@ -64,8 +72,7 @@ def quantize(
     force: bool,
 ) -> None:
     """Quantise MODEL, a name in the store or the folder of a checkpoint."""
-    if calibration is not None and mode != "int4-gptq":
-        raise click.UsageError("--calibration is of --mode int4-gptq")
+    _refuse_flags_of_others(mode)
     folder = resolve(model)
     name = name or _default_name(read_manifest(folder)[0].name, mode, int(group_size))
     place = output or model_folder(name)
@@ -88,6 +95,14 @@ def quantize(
     with new_checkpoint(place, force) as (target, progress):
         run(folder, target, name, options, progress)
     click.echo(f"{name} is ready: {place}")
+
+
+def _refuse_flags_of_others(mode: str) -> None:
+    """Raise UsageError for a flag that is given, and that this mode would do nothing with."""
+    context = click.get_current_context()
+    for parameter, modes in FLAGS_OF_MODES.items():
+        if mode not in modes and context.get_parameter_source(parameter) != ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{parameter.replace('_', '-')} is of --mode {' and '.join(modes)}")
 
 
 def _default_name(name: str, mode: str, group_size: int) -> str:

@@ -12,16 +12,19 @@ from shard_worker.model.kv_cache import KVCache
 from shard_worker.model.linear import FloatLinear, Int4Linear, Int8Linear, Linear
 from shard_worker.model.llama import Layer, Llama, StepInputs
 from shard_worker.model.trimmed_head import TrimmedHead
+from shard_worker.native.compact import CompactLinear
 from shard_worker.native.library import Runner
-from shard_worker.native.packing import Packed, PackedInt4, PackedInt8
+from shard_worker.native.packing import PackedInt4, PackedInt8
 from shard_worker.native.sampler import NativeSampler
 from shard_worker.native.structures import (
     INT4_GROUPS,
     AllReduceFunction,
     CLayer,
     CModel,
+    CPasses,
     CStep,
     Matrix,
+    compact_matrix,
     float_matrix,
     int4_matrix,
     int8_matrix,
@@ -61,16 +64,18 @@ class NativeDecoder:
         self, model: Llama, cache: KVCache, part: Partition, runner: Runner, all_reduce: NativeAllReduce | None = None
     ) -> None:
         """Without `all_reduce` the group's own is called, through Python."""
-        self._model, self._runner, self._all_reduce = model, runner, all_reduce
-        self._distributed = part.world_size > 1
-        trimmed = model.head if isinstance(model.head, TrimmedHead) else None
-        self.sampler = NativeSampler(runner, part.vocabulary.start, trimmed)
+        self._model, self._runner = model, runner
+        self._reduction = _Reduction(model.group)  # keeps the function that it is as native code
+        self.rank, self.world_size, self.first_id = part.rank, part.world_size, part.vocabulary.start
+        self.all_reduce = (all_reduce or self._reduction.as_native()) if part.world_size > 1 else None
+        self.trimmed = model.head if isinstance(model.head, TrimmedHead) else None
+        self.sampler = NativeSampler(runner, part.vocabulary.start, self.trimmed)
         self._rounds = cache.layer(0).dtype == torch.bfloat16
-        self._embedding, self._head = matrix_of(model.embedding), _head_matrix(model)
+        self._embedding, self.head = matrix_of(model.embedding), _head_matrix(model)
         layers = [layer for layer in model.layers if isinstance(layer, Layer)]
         self._matrices = [_layer_matrices(layer) for layer in layers]
         self._vectors = [_head_vectors(layer) for layer in layers]
-        self._is_packed = any(isinstance(module, Packed) for module in model.modules())
+        self._is_packed = all(matrix.is_packed for matrices in self._matrices for matrix in matrices)
         self._cache = cache  # keeps the memory that the structs point to
         self._first_query = torch.tensor(part.first_queries, dtype=torch.int32)
         self._structs = (CLayer * len(layers))(
@@ -108,6 +113,11 @@ class NativeDecoder:
             rounds=self._rounds,
         )
 
+    @property
+    def compact_saved_bytes(self) -> int:
+        """How much less of the weights a decode step reads than they take in bfloat16."""
+        return sum(matrix.saved_bytes for matrices in (*self._matrices, (self._head,)) for matrix in matrices)
+
     def takes(self, num_tokens: int) -> bool:
         """Return whether a step of so many tokens is faster here than in PyTorch."""
         return self._is_packed or num_tokens <= MAX_TOKENS
@@ -117,7 +127,7 @@ class NativeDecoder:
 
         Raises what the group's all_reduce raises.
         """
-        num_tokens, num_reported, width = len(step.ids_N), len(step.reported_P), self._head.columns
+        num_tokens, num_reported, width = len(step.ids_N), len(step.reported_P), self.head.columns
         hidden_NM, reported_PM = torch.empty(num_tokens, width), torch.empty(num_reported, width)
         struct = CStep(
             num_tokens=num_tokens,
@@ -131,47 +141,54 @@ class NativeDecoder:
             reported=step.reported_P.data_ptr(),
             reported_hidden=reported_PM.data_ptr(),
         )
-        if not self._distributed:
+        if self.all_reduce is None:
             self._runner.step(self._struct, struct)
             return reported_PM
         part_NM = torch.empty_like(hidden_NM)
         struct.part = part_NM.data_ptr()
-        through_python = _Reduction(self._model.group, part_NM)
-        all_reduce = self._all_reduce or through_python.as_native()
-        struct.all_reduce, struct.context = all_reduce.function, all_reduce.context
-        all_reduce.check(self._runner.step(self._struct, struct))
+        struct.all_reduce, struct.context = self.all_reduce.function, self.all_reduce.context
+        self.all_reduce.check(self._runner.step(self._struct, struct))
         return reported_PM
+
+    def run_passes(self, passes: CPasses) -> None:
+        """Run a step's passes. Raises what the group's all_reduce raises."""
+        status = self._runner.passes(self._struct, passes)
+        if self.all_reduce is not None:
+            self.all_reduce.check(status)
 
     def logits(self, hidden_PM: Tensor) -> Tensor:
         """Return float32[P, V]: the logits over this rank's slice of the vocabulary; of a trimmed head those it has."""
-        return self._runner.linear(hidden_PM, self._head, self._rounds)
+        return self._runner.linear(hidden_PM, self.head, self._rounds)
 
 
 class _Reduction:
     """The group's all_reduce as a C function. An exception cannot pass through C: it is kept and raised after."""
 
-    def __init__(self, group: RankGroup, part_NM: Tensor) -> None:
-        self._group, self._part_NM = group, part_NM
+    def __init__(self, group: RankGroup) -> None:
+        self._group = group
         self._error: Exception | None = None
         self._callback = AllReduceFunction(self._reduce)
 
     def as_native(self) -> NativeAllReduce:
-        """Return the C function. It works on the step's one part, wherever it is told that part and total lie."""
+        """Return the C function, which lives as long as this object."""
         function = ctypes.cast(self._callback, ctypes.c_void_p).value
         assert function is not None
         return NativeAllReduce(function, 0, self._check)
 
-    def _reduce(self, context: int | None, part: int | None, total: int | None, count: int) -> int:
+    def _reduce(self, context: int | None, part: int, total: int, count: int) -> int:
         try:
-            self._part_NM.copy_(self._group.all_reduce(self._part_NM))
+            floats = ctypes.c_float * count
+            part_C, total_C = (torch.frombuffer(floats.from_address(at), dtype=torch.float32) for at in (part, total))
+            total_C.copy_(self._group.all_reduce(part_C))
         except Exception as error:  # whatever it is, the caller of the step gets it
             self._error = error
             return 1
         return 0
 
     def _check(self, result: int) -> None:
-        if self._error is not None:
-            raise self._error
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
 
 def _head_vectors(layer: Layer) -> tuple[Tensor | None, ...]:
@@ -197,6 +214,8 @@ def matrix_of(linear: Linear) -> Matrix:
             return packed_int8_matrix(linear.packed, linear.scale, linear.out_features, linear.in_features)
         case PackedInt4():
             return packed_int4_matrix(linear.packed, linear.out_features, linear.in_features, linear.group_size)
+        case CompactLinear():
+            return compact_matrix(linear.packed, linear.exceptions, linear.out_features, linear.in_features)
         case Int8Linear():
             return int8_matrix(linear.q, linear.scale)
         case Int4Linear() if linear.group_size in INT4_GROUPS:

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from common.errors import SettingsError
 from shard_worker.native import build
-from shard_worker.native.structures import CDraws, CMatrix, CModel, CStep, Matrix
+from shard_worker.native.structures import CDraws, CMatrix, CModel, CPasses, CStep, Matrix
 
 # Of csrc/api.cpp.
 _NO_MEMORY = -1
+_TOO_MANY, _NO_MEMORY_TO_COMPACT = -1, -2
 
 
 class Runner:
@@ -55,6 +56,22 @@ class Runner:
         _check_memory(status)
         return out_MN
 
+    def compact(self, weight_NK: Tensor, packed: Tensor, exceptions: Tensor) -> int | None:
+        """Fill in a compact matrix (compact.py) and return how many exceptions it has; None where they do not fit."""
+        assert weight_NK.dtype == torch.bfloat16 and weight_NK.is_contiguous()
+        assert packed.is_contiguous() and exceptions.is_contiguous()
+        count: int = self._library.tandem_compact(
+            self._handle,
+            weight_NK.data_ptr(),
+            *weight_NK.shape,
+            packed.data_ptr(),
+            exceptions.data_ptr(),
+            len(exceptions),
+        )
+        if count == _NO_MEMORY_TO_COMPACT:
+            raise MemoryError("no memory for a matrix's exceptions")
+        return None if count == _TOO_MANY else count
+
     def draw(self, draws: CDraws) -> None:
         """Fill in the records of a step's sampled positions."""
         _check_memory(self._library.tandem_draw(self._handle, ctypes.byref(draws)))
@@ -62,6 +79,12 @@ class Runner:
     def step(self, model: CModel, step: CStep) -> int:
         """Run a decoder step. Returns 0, or what the all-reduce that failed returned."""
         status: int = self._library.tandem_step(self._handle, ctypes.byref(model), ctypes.byref(step))
+        _check_memory(status)
+        return status
+
+    def passes(self, model: CModel, passes: CPasses) -> int:
+        """Run all passes of a step and draw from each. Returns as `step`."""
+        status: int = self._library.tandem_passes(self._handle, ctypes.byref(model), ctypes.byref(passes))
         _check_memory(status)
         return status
 
@@ -85,7 +108,11 @@ def _open(path: Path) -> ctypes.CDLL:
     library.tandem_runner_kernels.argtypes, library.tandem_runner_kernels.restype = [pointer], ctypes.c_char_p
     library.tandem_runner_packs.argtypes, library.tandem_runner_packs.restype = [pointer], int32
     library.tandem_step.argtypes = [pointer, ctypes.POINTER(CModel), ctypes.POINTER(CStep)]
+    library.tandem_passes.argtypes = [pointer, ctypes.POINTER(CModel), ctypes.POINTER(CPasses)]
     library.tandem_linear.argtypes = [pointer, ctypes.POINTER(CMatrix), pointer, int64, pointer, int32]
+    library.tandem_compact.argtypes = [pointer, pointer, int64, int64, pointer, pointer, int64]
+    library.tandem_compact.restype = int64
     library.tandem_draw.argtypes = [pointer, ctypes.POINTER(CDraws)]
-    library.tandem_step.restype = library.tandem_linear.restype = library.tandem_draw.restype = int32
+    library.tandem_step.restype = library.tandem_passes.restype = int32
+    library.tandem_linear.restype = library.tandem_draw.restype = int32
     return library

@@ -4,6 +4,7 @@ Shapes: P panels of 16 rows, B blocks of 32 columns, G groups of columns; N rows
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -106,15 +107,20 @@ def pack_matrices(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Int4Linear) and module.group_size not in INT4_GROUPS:
             raise SettingsError(f"no kernel for int4 in groups of {module.group_size} columns")
-    packed: dict[nn.Module, Linear] = {}
+    replace_matrices(model, _packed)
+
+
+def replace_matrices(model: nn.Module, make: Callable[[nn.Module], Linear | None]) -> None:
+    """Put what `make` returns, if anything, in the place of each module; those that are one stay one."""
+    made: dict[nn.Module, Linear] = {}
     for module in list(model.modules()):
         for name, child in list(module.named_modules(remove_duplicate=False)):
             if "." in name or child is module:
                 continue  # children only, but a child of two names under both
-            if child not in packed and (made := _packed(child)):
-                packed[child] = made
-            if child in packed:
-                setattr(module, name, packed[child])
+            if child not in made and (new := make(child)):
+                made[child] = new
+            if child in made:
+                setattr(module, name, made[child])
 
 
 def _packed(module: nn.Module) -> Linear | None:

@@ -1,8 +1,10 @@
 """Sampling records in native code: no tensor is made, and noise is computed exactly only where it may win."""
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from shard_worker.model.trimmed_head import TrimmedHead
@@ -16,6 +18,7 @@ from shard_worker.sampling.state import SequenceState
 _NOISED = ("noised_ids", "noised_scores", "noised_processed", "noised_raw")
 _TOP, _RAW = ("top_ids", "top_processed"), ("raw_ids", "raw_logits")
 _SUMS = ("processed_lse", "raw_lse")
+_NAMES = (*_NOISED, *_TOP, *_RAW, *_SUMS)
 
 
 class NativeSampler:
@@ -27,6 +30,11 @@ class NativeSampler:
     def __init__(self, runner: Runner, first_id: int, trimmed: TrimmedHead | None = None) -> None:
         self._runner, self._first_id, self._trimmed = runner, first_id, trimmed
         self._kept_ids_N = None if trimmed is None else trimmed.ids_N.int()
+
+    @property
+    def kept_ids(self) -> int | None:
+        """Where the ids of a trimmed head's tokens lie in memory, int32, for as long as this object lives."""
+        return None if self._kept_ids_N is None else self._kept_ids_N.data_ptr()
 
     def __call__(
         self,
@@ -53,20 +61,29 @@ class NativeSampler:
         temperatures_P = np.array([state.params.temperature for state in states], dtype=np.float32)
         seeds_P = np.array([state.params.seed_bits for state in states], dtype=np.int64)
         positions_P = np.array(positions, dtype=np.int64)
-        widths = (*(count * lengths[0] for _ in _NOISED), *(count * lengths[1] for _ in _TOP))
-        widths += (*(count * lengths[2] for _ in _RAW), *(count for _ in _SUMS))
-        out = np.empty(sum(widths), dtype="<i4")  # ids are int32, all else float32
-        ends = np.cumsum(widths).tolist()
-        starts = [0, *ends[:-1]]
+        starts = list_starts(count, lengths)
+        out = np.empty(starts[-1], dtype="<i4")  # ids are int32, all else float32
         base = out.ctypes.data
-        ids = None if trimmed is None or self._kept_ids_N is None else self._kept_ids_N.data_ptr()
+        ids = None if trimmed is None else self.kept_ids
         draws = CDraws(count, size, self._first_id, *lengths, ids, logits_PV.data_ptr(), raw_PV.data_ptr())
         draws.temperatures, draws.seeds = temperatures_P.ctypes.data, seeds_P.ctypes.data
         draws.positions = positions_P.ctypes.data
-        names = (*_NOISED, *_TOP, *_RAW, *_SUMS)
-        for name, start in zip(names, starts, strict=True):
+        draws.stride = 1
+        for name, start in zip(_NAMES, starts, strict=False):
             setattr(draws, name, base + 4 * start)
         self._runner.draw(draws)
-        data = out.tobytes()
-        fields = {name: data[4 * start : 4 * end] for name, start, end in zip(names, starts, ends, strict=True)}
-        return PackedRecords(fields), UndrawnStep(raw_PV, states, positions, self._first_id, trimmed)
+        return packed(out, starts), UndrawnStep(raw_PV, states, positions, self._first_id, trimmed)
+
+
+def list_starts(count: int, lengths: Sequence[int]) -> list[int]:
+    """Return where each list of `count` positions begins in their records, in words, and where the last ends."""
+    noised, top, raw = lengths
+    widths = (noised,) * len(_NOISED) + (top,) * len(_TOP) + (raw,) * len(_RAW) + (1,) * len(_SUMS)
+    return [0, *accumulate(count * width for width in widths)]
+
+
+def packed(words: npt.NDArray[np.int32], starts: Sequence[int]) -> PackedRecords:
+    """Return the lists that begin at `starts` in these records."""
+    data = words.tobytes()
+    pairs = zip(_NAMES, pairwise(starts), strict=True)
+    return PackedRecords({name: data[4 * start : 4 * end] for name, (start, end) in pairs})

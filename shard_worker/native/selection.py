@@ -8,6 +8,7 @@ import torch
 from common.errors import SettingsError
 from shard_worker.model.kv_cache import KVCache
 from shard_worker.model.llama import Llama
+from shard_worker.native.compact import compact_matrices
 from shard_worker.native.decoder import NativeAllReduce, NativeDecoder
 from shard_worker.native.huge_pages import move_to_huge_pages
 from shard_worker.native.library import Runner
@@ -21,7 +22,12 @@ log = logging.getLogger(__name__)
 
 
 def native_decoder(
-    choice: Literal["auto", "on", "off"], attention: str, model: Llama, cache: KVCache, part: Partition
+    choice: Literal["auto", "on", "off"],
+    attention: str,
+    model: Llama,
+    cache: KVCache,
+    part: Partition,
+    compact_weights: bool = True,
 ) -> NativeDecoder | None:
     """Return the model's native decoder, or None where PyTorch computes everything; that is logged with its reason.
 
@@ -39,6 +45,8 @@ def native_decoder(
         runner = Runner(torch.get_num_threads())
         if runner.packs and cache.layer(0).dtype == torch.bfloat16:  # a float32 model's activations are never rounded
             pack_matrices(model)
+            if compact_weights:
+                compact_matrices(model, runner)
         move_to_huge_pages(model)
         decoder = NativeDecoder(model, cache, part, runner, _native_all_reduce(model.group))
     except SettingsError as error:

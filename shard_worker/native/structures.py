@@ -1,4 +1,4 @@
-"""The C structs of csrc/kernels.h and csrc/decoder.h, field by field, and the matrices made of tensors."""
+"""The C structs of csrc/kernels.h, decoder.h and passes.h, field by field, and the matrices made of tensors."""
 
 import ctypes
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-FLOAT32, BFLOAT16, INT8, INT4_BFLOAT16, INT4_FLOAT32, PACKED_INT8, PACKED_INT4 = range(7)
+FLOAT32, BFLOAT16, INT8, INT4_BFLOAT16, INT4_FLOAT32, PACKED_INT8, PACKED_INT4, COMPACT_BFLOAT16 = range(8)
 INT4_GROUPS = (32, 64, 128, 256)
 
 # tandem::AllReduce.
@@ -98,6 +98,23 @@ class CDraws(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("noised_ids", "noised_scores", "noised_processed", "noised_raw")),
         *((name, ctypes.c_void_p) for name in ("top_ids", "top_processed", "raw_ids", "raw_logits")),
         *((name, ctypes.c_void_p) for name in ("processed_lse", "raw_lse")),
+        ("stride", ctypes.c_int64),
+    ]
+
+
+class CPasses(ctypes.Structure):
+    """tandem::Passes."""
+
+    _fields_: ClassVar[Sequence[tuple[str, Any]]] = [
+        *((name, ctypes.c_int64) for name in ("num_rows", "num_passes")),
+        *((name, ctypes.c_void_p) for name in ("rows", "ids", "blocks", "temperatures", "seeds")),
+        ("head", CMatrix),
+        *((name, ctypes.c_int64) for name in ("size", "first_id", "num_noised", "num_top", "num_raw")),
+        *((name, ctypes.c_void_p) for name in ("kept_ids", "hidden", "logits", "records")),
+        ("num_ahead", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("ahead", "winners")),
+        *((name, ctypes.c_int64) for name in ("world_size", "rank")),
+        *((name, ctypes.c_void_p) for name in ("all_reduce", "context")),
     ]
 
 
@@ -107,6 +124,18 @@ class Matrix:
 
     struct: CMatrix
     kept: tuple[Tensor, ...]
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether rows lie in panels of 16 (csrc/packed.h, csrc/compact.h)."""
+        return int(self.struct.format) >= PACKED_INT8
+
+    @property
+    def saved_bytes(self) -> int:
+        """How many bytes less than in bfloat16 a compact matrix takes; 0 of others."""
+        if self.struct.format != COMPACT_BFLOAT16:
+            return 0
+        return 2 * self.rows * self.columns - sum(tensor.nbytes for tensor in self.kept)
 
     @property
     def rows(self) -> int:
@@ -154,6 +183,11 @@ def packed_int8_matrix(packed: Tensor, scale: Tensor, rows: int, columns: int) -
 def packed_int4_matrix(packed: Tensor, rows: int, columns: int, group: int) -> Matrix:
     """Return the matrix of PackedInt4's tensor (packing.py)."""
     return _matrix(PACKED_INT4, columns, packed, group=group, rows=rows)
+
+
+def compact_matrix(packed: Tensor, exceptions: Tensor, rows: int, columns: int) -> Matrix:
+    """Return the matrix of CompactLinear's tensors (compact.py)."""
+    return _matrix(COMPACT_BFLOAT16, columns, packed, exceptions, rows=rows)
 
 
 def _matrix(

@@ -6,7 +6,7 @@ import pytest
 
 from common.errors import CheckpointError
 from common.manifest import MANIFEST_FILE
-from common.model_store import EMBEDDED_MODEL, model_folder, resolve, store_folder
+from common.model_store import EMBEDDED_MODEL, model_folder, resolve, store_folder, stored_names
 
 
 @pytest.fixture
@@ -77,3 +77,15 @@ def test_a_foreign_model_says_how_to_convert_it(home: Path, tmp_path: Path) -> N
 def test_names_cannot_leave_the_store(home: Path, name: str) -> None:
     with pytest.raises(CheckpointError, match="is not a model's name"):
         model_folder(name)
+
+
+def test_a_typo_is_answered_with_what_is_stored(home: Path) -> None:
+    put(model_folder("mine-int4"))
+    put(home / "models" / ".theirs.partial")
+    assert stored_names() == ["mine-int4"], "what is still being made is not there yet"
+    for typo, meant in (("Mine-int4", "mine-int4"), ("smollm2-135m-instrct", EMBEDDED_MODEL)):
+        with pytest.raises(CheckpointError, match=f"Did you mean {meant}\\?"):
+            resolve(typo)
+    with pytest.raises(CheckpointError) as caught:
+        resolve("theirs")
+    assert "Did you mean" not in str(caught.value)

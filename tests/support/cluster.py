@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tandem.v1.inference_service_pb2_grpc import InferenceServiceStub as SyncStub
 
 READY_TIMEOUT_S = 120.0
-CONNECT_TIMEOUT_S = 20.0
+CONNECT_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
 ROOT = Path(__file__).parents[2]
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from tandem.shard.v1 import shard_service_pb2 as pb
 from tests.support.plans import (
@@ -123,8 +124,14 @@ def assert_matches(answer: Generation, reference_TV: Floats, tolerance: float) -
         ids, logits = np.array(list(candidates)), np.array(list(candidates.values()))
         assert len(ids) == len(candidates) and answer.ids[step] in candidates
         worst = max(worst, float(np.abs(logits - reference_TV[start + step, ids]).max()))
-    before_TV = reference_TV[:start].astype(np.float64)
-    own = before_TV[np.arange(start), answer.prompt[1:]] - np.logaddexp.reduce(before_TV, axis=1)
+    own = reference_TV[np.arange(start), answer.prompt[1:]] - _log_sum_exp(reference_TV[:start])
     score_difference = np.abs(own - np.array(answer.prompt_scores)).max(initial=0.0)
     assert max(worst, score_difference) <= tolerance
     return max(worst, float(score_difference))
+
+
+def _log_sum_exp(logits_TV: Floats) -> npt.NDArray[np.float64]:
+    """Return float64[T], a row at a time: all rows of a long prompt would take a gigabyte in float64."""
+    tops_T = logits_TV.max(axis=1, initial=-np.inf).astype(np.float64)
+    rows = zip(logits_TV, tops_T, strict=True)
+    return np.array([top + np.log(np.exp(row - top).sum()) for row, top in rows], np.float64)

@@ -8,7 +8,7 @@ from typing import Any
 
 from common.cli.main import main
 from shard_worker import engine
-from shard_worker.step_logits import step_logits
+from shard_worker.step_logits import first_drawn
 
 STEP_S = 0.02
 
@@ -22,5 +22,5 @@ def _slowed(computed: Any) -> Any:
 
 
 if __name__ == "__main__":
-    vars(engine)["step_logits"] = _slowed(step_logits)
+    vars(engine)["first_drawn"] = _slowed(first_drawn)
     main()

@@ -100,7 +100,7 @@ def test_so_is_every_answer(found: dict[str, tuple[Any, Any]], mode: str) -> Non
                     assert answer == pytest.approx(expected, abs=TOLERANCE)
                 else:
                     assert answer == expected
-    assert documents == (60 if mode == "plain" else 40)
+    assert documents == (36 if mode == "plain" else 24)
 
 
 def test_the_model_knows_something(found: dict[str, tuple[Any, Any]]) -> None:

@@ -7,10 +7,13 @@ from itertools import pairwise
 from statistics import median
 
 import grpc
+import pytest
 
 from tandem.v1 import inference_service_pb2 as pb
 from tests.support.answers import Answer, generate, generate_all, text_request
 from tests.support.cluster import Cluster
+
+pytestmark = pytest.mark.alone
 
 ATTEMPTS = 3
 NUM_STREAMS = 16

@@ -4,9 +4,13 @@ import os
 from math import inf
 from statistics import mean, median
 
+import pytest
+
 from tandem.v1 import inference_service_pb2 as pb
 from tests.support.answers import generate
 from tests.support.cluster import Cluster
+
+pytestmark = pytest.mark.alone
 
 ATTEMPTS = 8
 NUM_TOKENS = 96

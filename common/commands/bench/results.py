@@ -31,6 +31,7 @@ class Model:
     dtype: str
     quantization: str
     tensor_parallel_size: int
+    compact_saved_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,8 @@ class Results(Run):
         if self.weight_bytes_per_step is None:
             return []
         mode = self.model.quantization if self.model.quantization != "none" else self.model.dtype
+        if self.model.compact_saved_bytes:
+            mode += " compact"
         if self.model.tensor_parallel_size > 1:
             mode += f" TP {self.model.tensor_parallel_size}"
         points = []
@@ -172,7 +175,14 @@ def waterfall(trace: Trace) -> Waterfall:
 
 def describe(model: GetModelResponse) -> Model:
     """Return what is kept of a gateway's own description."""
-    return Model(model.name, model.checkpoint_hash, model.dtype, model.quantization, model.tensor_parallel_size)
+    return Model(
+        model.name,
+        model.checkpoint_hash,
+        model.dtype,
+        model.quantization,
+        model.tensor_parallel_size,
+        model.compact_saved_bytes,
+    )
 
 
 def this_machine() -> Machine:

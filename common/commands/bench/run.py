@@ -79,7 +79,6 @@ def _results(
     peak_gb_per_s: float | None,
 ) -> Results:
     model = measured.model
-    ranks = model.tensor_parallel_size
     return Results(
         taken_at=now(),
         model=describe(model),
@@ -93,7 +92,7 @@ def _results(
         loads=measured.loads,
         single_stream=measured.single_stream,
         waterfall=waterfall(measured.one) if measured.one is not None else None,
-        weight_bytes_per_step=weight_bytes_per_step(checkpoint, model.dtype, ranks) if checkpoint else None,
+        weight_bytes_per_step=weight_bytes_per_step(checkpoint, model) if checkpoint else None,
         bandwidth=bandwidth,
         peak_gb_per_s=peak_gb_per_s or (bandwidth.peak_gb_per_s if bandwidth else None),
         peak_resident_bytes=memory,

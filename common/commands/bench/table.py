@@ -79,7 +79,8 @@ def single_stream_lines(results: Results) -> Iterator[str]:
         yield f"tokens/s by gpt-fast's definition (prefill included, mean of requests): {load.whole_tokens_per_s:.1f}"
         yield f"prefill: {load.prefill_tokens_per_s:.0f} tokens/s"
     if results.weight_bytes_per_token is not None:
-        yield f"weights read: {results.weight_bytes_per_token / 1e6:.1f} MB a token, {_achieved(results)}"
+        compact = " (compact)" if results.model.compact_saved_bytes else ""
+        yield f"weights read: {results.weight_bytes_per_token / 1e6:.1f} MB a token{compact}, {_achieved(results)}"
     if results.bandwidth is not None:
         rates = ", ".join(f"{n}: {rate:.1f}" for n, rate in results.bandwidth.gb_per_s.items())
         yield f"read bandwidth by threads, best of two probes, GB/s: {rates}"

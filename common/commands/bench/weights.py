@@ -35,8 +35,16 @@ def find_checkpoint(model: GetModelResponse, named: str | None) -> Path | None:
         return None
 
 
-def weight_bytes_per_step(folder: Path, dtype: str, tensor_parallel_size: int) -> int:
-    """Return the bytes of weights that all ranks together read in one decode step.
+def weight_bytes_per_step(folder: Path, model: GetModelResponse) -> int:
+    """Return the bytes of weights that all ranks together read in one decode step of the served model.
+
+    That is what the checkpoint's weights come to, less what ranks say that they save by holding them compact.
+    """
+    return stored_bytes_per_step(folder, model.dtype, model.tensor_parallel_size) - model.compact_saved_bytes
+
+
+def stored_bytes_per_step(folder: Path, dtype: str, tensor_parallel_size: int) -> int:
+    """Return the bytes that a decode step reads of weights in the checkpoint's form.
 
     Unquantised matrices count in `dtype`, the type the ranks compute in; everything else as it is stored. Of an
     embedding apart from the head only single rows are read: it is left out. Norms are read by every rank, and KV heads

@@ -262,7 +262,7 @@ class GetModelRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("name", "checkpoint_hash", "architecture", "dtype", "quantization", "tensor_parallel_size", "vocabulary_size", "context_length", "max_new_tokens", "end_of_text_ids", "has_chat_template", "tokenizer_hash")
+    __slots__ = ("name", "checkpoint_hash", "architecture", "dtype", "quantization", "tensor_parallel_size", "vocabulary_size", "context_length", "max_new_tokens", "end_of_text_ids", "has_chat_template", "tokenizer_hash", "compact_saved_bytes")
     NAME_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_HASH_FIELD_NUMBER: _ClassVar[int]
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
@@ -275,6 +275,7 @@ class GetModelResponse(_message.Message):
     END_OF_TEXT_IDS_FIELD_NUMBER: _ClassVar[int]
     HAS_CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_HASH_FIELD_NUMBER: _ClassVar[int]
+    COMPACT_SAVED_BYTES_FIELD_NUMBER: _ClassVar[int]
     name: str
     checkpoint_hash: str
     architecture: str
@@ -287,7 +288,8 @@ class GetModelResponse(_message.Message):
     end_of_text_ids: _containers.RepeatedScalarFieldContainer[int]
     has_chat_template: bool
     tokenizer_hash: str
-    def __init__(self, name: _Optional[str] = ..., checkpoint_hash: _Optional[str] = ..., architecture: _Optional[str] = ..., dtype: _Optional[str] = ..., quantization: _Optional[str] = ..., tensor_parallel_size: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., context_length: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., end_of_text_ids: _Optional[_Iterable[int]] = ..., has_chat_template: bool = ..., tokenizer_hash: _Optional[str] = ...) -> None: ...
+    compact_saved_bytes: int
+    def __init__(self, name: _Optional[str] = ..., checkpoint_hash: _Optional[str] = ..., architecture: _Optional[str] = ..., dtype: _Optional[str] = ..., quantization: _Optional[str] = ..., tensor_parallel_size: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., context_length: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., end_of_text_ids: _Optional[_Iterable[int]] = ..., has_chat_template: bool = ..., tokenizer_hash: _Optional[str] = ..., compact_saved_bytes: _Optional[int] = ...) -> None: ...
 
 class TokenizeRequest(_message.Message):
     __slots__ = ("model", "text", "chat")

@@ -14,7 +14,7 @@ class Activations {
     void resize(const Matrix& matrix, int64_t num_rows) {
         x_.resize(num_rows * matrix.columns);
         num_rows_ = num_rows;
-        if (matrix.is_packed()) {
+        if (matrix.takes_integers()) {
             const int64_t columns = padded_columns(matrix);
             q_.resize(num_rows * columns);
             blocks_.resize(num_rows * columns / block_columns);
@@ -29,7 +29,7 @@ class Activations {
     // Bring rows [first, last) of x into form. With `rounded` they become bfloat16, where the kernels have products of
     // that; never for float32 weights, which would be rounded with them.
     void prepare(const Kernels& kernels, const Matrix& matrix, int64_t first, int64_t last, bool rounded) {
-        if (matrix.is_packed()) {
+        if (matrix.takes_integers()) {
             kernels.quantize(matrix, x_.data(), first, last, quantized_);
             return;
         }
@@ -45,13 +45,14 @@ class Activations {
     // out[m, n] (+)= x[m] . w[n] for rows n in [first, last) of the matrix.
     void multiply(const Kernels& kernels, const Matrix& matrix, int64_t first, int64_t last, float* out, int64_t ldo,
                   bool accumulate, bool rounded) const {
-        if (matrix.is_packed()) {
+        if (matrix.takes_integers()) {
             kernels.linear_packed(matrix, quantized_, first, last, out, ldo, accumulate);
         } else if (takes_rounded(kernels, matrix, rounded)) {
-            kernels.linear_rounded(matrix, rounded_.data(), matrix.columns, num_rows_, first, last, out, ldo,
-                                   accumulate);
+            const auto linear = matrix.is_compact() ? kernels.linear_compact_rounded : kernels.linear_rounded;
+            linear(matrix, rounded_.data(), matrix.columns, num_rows_, first, last, out, ldo, accumulate);
         } else {
-            kernels.linear(matrix, x_.data(), matrix.columns, num_rows_, first, last, out, ldo, accumulate);
+            const auto linear = matrix.is_compact() ? kernels.linear_compact : kernels.linear;
+            linear(matrix, x_.data(), matrix.columns, num_rows_, first, last, out, ldo, accumulate);
         }
     }
 

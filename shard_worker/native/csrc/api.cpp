@@ -2,7 +2,8 @@
 #include <cstdint>
 #include <exception>
 
-#include "decoder.h"
+#include "compact.h"
+#include "passes.h"
 
 namespace {
 
@@ -55,6 +56,18 @@ int32_t tandem_runner_packs(void* runner) {
     return static_cast<Runner*>(runner)->kernels.linear_packed != nullptr;
 }
 
+// Make `weight`, bfloat16[rows, columns], compact (compact.h). Returns the number of exceptions, -1 where there are more
+// than `most`, or -2 without memory.
+int64_t tandem_compact(void* runner, const uint16_t* weight, int64_t rows, int64_t columns, uint8_t* out,
+                       void* exceptions, int64_t most) {
+    try {
+        auto* to = static_cast<tandem::Exception*>(exceptions);
+        return make_compact(static_cast<Runner*>(runner)->team, weight, rows, columns, out, to, most);
+    } catch (const std::exception&) {
+        return -2;
+    }
+}
+
 // 0, no_memory, or what the all-reduce that failed returned.
 int32_t tandem_step(void* runner, const tandem::Model* model, const tandem::Step* step) {
     Runner& on = *static_cast<Runner*>(runner);
@@ -76,6 +89,12 @@ int32_t tandem_draw(void* runner, const tandem::Draws* draws) {
         run_draws(on.kernels, on.team, *draws);
         return done;
     });
+}
+
+// As tandem_step.
+int32_t tandem_passes(void* runner, const tandem::Model* model, const tandem::Passes* passes) {
+    Runner& on = *static_cast<Runner*>(runner);
+    return guarded([&] { return run_passes(on.kernels, on.team, *model, *passes); });
 }
 
 }  // extern "C"

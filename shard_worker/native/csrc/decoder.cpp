@@ -284,7 +284,8 @@ class StepJob : public Job {
 }  // namespace
 
 int64_t piece_of(const Matrix& matrix, int64_t rows, int num_threads) {
-    const int64_t unit = matrix.is_packed() ? panel_rows : 12;  // 12: kernels take two, three or four rows at once
+    // Kernels take two panels at once, or two, three or four rows.
+    const int64_t unit = matrix.is_compact() ? 2 * panel_rows : matrix.is_packed() ? panel_rows : 12;
     const int64_t share = rows / (16 * num_threads);
     return std::clamp<int64_t>((share + unit - 1) / unit * unit, unit, 96);
 }

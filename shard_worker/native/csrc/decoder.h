@@ -81,13 +81,14 @@ struct Draws {
     float* raw_logits;
     float* processed_lse;
     float* raw_lse;
+    int64_t stride;  // from a position's records to the next one's: 1, or more where others lie between
 
     DrawRow row(int64_t m) const {
-        const int64_t at = m * shape.num_noised, top = m * shape.num_top, best = m * shape.num_raw;
+        const int64_t n = m * stride, at = n * shape.num_noised, top = n * shape.num_top, best = n * shape.num_raw;
         const bool noised = temperatures[m] > 0.0f;
         return {logits + m * shape.size, raw + m * shape.size, noised ? temperatures[m] : 1.0f, noised,
                 seeds[m], positions[m], noised_ids + at, noised_scores + at, noised_processed + at, noised_raw + at,
-                top_ids + top, top_processed + top, raw_ids + best, raw_logits + best, processed_lse + m, raw_lse + m};
+                top_ids + top, top_processed + top, raw_ids + best, raw_logits + best, processed_lse + n, raw_lse + n};
     }
 };
 

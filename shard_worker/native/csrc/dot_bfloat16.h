@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "linear.h"
+#include "linear_compact.h"
 
 namespace {
 
@@ -32,6 +33,21 @@ struct RoundedDot {
 void linear_rounded(const Matrix& matrix, const uint16_t* x, int64_t ldx, int64_t num_rows, int64_t first,
                     int64_t last, float* out, int64_t ldo, bool accumulate) {
     linear_with<RoundedDot>(matrix, x, ldx, num_rows, first, last, out, ldo, accumulate);
+}
+
+// Two columns of bfloat16 activations times compact weights.
+struct RoundedPairs {
+    using Activation = uint16_t;
+    static Vec::Reg add(Vec::Reg sum, Pairs::Reg weights, const uint16_t* x) {
+        int32_t both;
+        std::memcpy(&both, x, sizeof both);
+        return _mm512_dpbf16_ps(sum, (__m512bh)weights, (__m512bh)_mm512_set1_epi32(both));
+    }
+};
+
+void linear_compact_rounded(const Matrix& matrix, const uint16_t* x, int64_t ldx, int64_t num_rows, int64_t first,
+                            int64_t last, float* out, int64_t ldo, bool accumulate) {
+    CompactProduct<RoundedPairs>{matrix, x, ldx, num_rows, first, last, out, ldo, accumulate}.run();
 }
 
 void round(const float* x, int64_t count, uint16_t* out) {

@@ -12,7 +12,8 @@ enum class Format : int32_t {
     int4_bfloat16 = 3,
     int4_float32 = 4,
     packed_int8 = 5,
-    packed_int4 = 6
+    packed_int4 = 6,
+    compact_bfloat16 = 7
 };
 
 // A weight matrix [rows, columns], row-major. The caller keeps its memory alive.
@@ -20,6 +21,7 @@ enum class Format : int32_t {
 //   int8: `weight` int8[rows, columns], `scale` float32[rows]; w = q * scale.
 //   int4: `weight` uint8[rows, ceil(columns / 2)], low nibble first; `scale` holds [rows, groups, 2] pairs
 //         (scale, zero) of bfloat16 or float32; w = (q - 8) * scale + zero. `group` is a multiple of 32.
+//   compact: as compact.h has it; `rows` and `columns` without padding, `scale` the exceptions.
 //   packed: as packed.h has it; `rows` and `columns` without padding, `scale` with, and null for int4.
 struct Matrix {
     int32_t format;
@@ -32,7 +34,10 @@ struct Matrix {
     bool is_int4() const {
         return format == int32_t(Format::int4_bfloat16) || format == int32_t(Format::int4_float32);
     }
+    // Whether rows lie in panels of 16, and whether products are of integers then.
     bool is_packed() const { return format >= int32_t(Format::packed_int8); }
+    bool is_compact() const { return format == int32_t(Format::compact_bfloat16); }
+    bool takes_integers() const { return is_packed() && !is_compact(); }
 };
 
 // Positions of a context that one task takes at most; a multiple of every register's width.
@@ -99,6 +104,11 @@ struct Kernels {
     void (*quantize)(const Matrix& matrix, const float* x, int64_t first, int64_t last, const QuantizedRows& to);
     void (*linear_packed)(const Matrix& matrix, const QuantizedRows& x, int64_t first, int64_t last, float* out,
                           int64_t ldo, bool accumulate);
+    // `linear` and `linear_rounded` for compact matrices; null where these are.
+    void (*linear_compact)(const Matrix& matrix, const float* x, int64_t ldx, int64_t num_rows, int64_t first,
+                           int64_t last, float* out, int64_t ldo, bool accumulate);
+    void (*linear_compact_rounded)(const Matrix& matrix, const uint16_t* x, int64_t ldx, int64_t num_rows,
+                                   int64_t first, int64_t last, float* out, int64_t ldo, bool accumulate);
     // Root mean square norm of one row.
     void (*norm)(const float* x, const float* weight, float eps, int64_t width, float* out);
     // out = silu(gate) * up.

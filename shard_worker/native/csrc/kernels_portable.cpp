@@ -9,7 +9,7 @@
 namespace tandem {
 
 const Kernels kernels_portable = {
-    "portable", linear, nullptr, nullptr, arrange, nullptr, nullptr,
+    "portable", linear, nullptr, nullptr, arrange, nullptr, nullptr, nullptr, nullptr,
     norm, silu_mul, attend<float>, attend<uint16_t>, draw};
 
 }  // namespace tandem

@@ -142,6 +142,8 @@ void linear_with(const Matrix& matrix, const typename Dot::Activation* x, int64_
         case Format::packed_int8:
         case Format::packed_int4:
             return;  // linear_packed.h's
+        case Format::compact_bfloat16:
+            return;  // linear_compact.h's
     }
 }
 

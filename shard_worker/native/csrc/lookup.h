@@ -3,7 +3,7 @@
 
 #include <cstring>
 
-#include "packed.h"
+#include "compact.h"
 
 namespace tandem {
 
@@ -66,8 +66,19 @@ inline float weight_at(const Matrix& matrix, int64_t row, int64_t column) {
             std::memcpy(pair, group + 4 * lane, sizeof pair);
             return int4_value(in_block < 16 ? both & 15 : both >> 4, widened(pair[0]), widened(pair[1]));
         }
+        case Format::compact_bfloat16:
+            return widened(compact_stored(CompactPanel(matrix, panel), lane, column));
     }
     return 0.0f;
+}
+
+// Exceptions are not in their places: put row `row`'s there.
+inline void put_exceptions(const Matrix& matrix, int64_t row, float* out) {
+    for (const Exception& exception : CompactPanel(matrix, row / panel_rows)) {
+        if (exception.lane == row % panel_rows) {
+            out[exception.column] = widened(exception.weight);
+        }
+    }
 }
 
 // out = row `row` of the matrix, as bfloat16 numbers with `rounds`; zeros where the matrix has no such row.
@@ -76,6 +87,9 @@ inline void look_up(const Matrix& matrix, int64_t row, bool rounds, float* out) 
     for (int64_t column = 0; column < matrix.columns; column++) {
         const float weight = is_here ? weight_at(matrix, row, column) : 0.0f;
         out[column] = rounds ? rounded(weight) : weight;
+    }
+    if (is_here && matrix.is_compact()) {
+        put_exceptions(matrix, row, out);
     }
 }
 

@@ -32,7 +32,7 @@ def continue_by(
         sequence.block_table = array("i", blocks.allocate(blocks.pool.blocks_for(sequence.num_computed + 1)))
     chosen = [(sequence, 1) for sequence in sequences]
     assert policy.continue_by(chosen, blocks) == 0, "nothing was measured"
-    policy.observe(HOP_S, step_s)
+    policy.observe(HOP_S, step_s, len(sequences))
     continued = policy.continue_by(chosen, blocks)
     for sequence in sequences:
         assert not continued or len(sequence.block_table) * 4 >= len(sequence.token_ids) + continued
@@ -57,6 +57,19 @@ def test_a_step_that_became_longer_counts_at_once() -> None:
     assert policy.continue_by([(sequence, 1)], blocks) == 0
     policy.observe(HOP_S, STEP_S)
     assert policy.continue_by([(sequence, 1)], blocks) == 3
+
+
+def test_frames_of_other_sizes_say_nothing() -> None:
+    policy, blocks = RunAheadPolicy(True, 4), PrefixCache(BlockPool(99, 4))
+    sequences = [decoding(2) for _ in range(16)]
+    for sequence in sequences:
+        sequence.block_table = array("i", blocks.allocate(1))
+    policy.observe(HOP_S, STEP_S)
+    many, alone = [(sequence, 1) for sequence in sequences], [(sequences[0], 1)]
+    assert policy.continue_by(many, blocks) == 0, "a burst of requests: nobody knows yet how long a step will be"
+    for _ in range(50):
+        policy.observe(HOP_S, 0.02, len(many))
+    assert (policy.continue_by(many, blocks), policy.continue_by(alone, blocks)) == (0, 3), "as before the burst"
 
 
 def test_the_row_that_loses_most_decides() -> None:

@@ -200,7 +200,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert self.plan is not None
         tokens, unsound = self.ranks.run(self.plan)
         self.pacer.observe(self.plan.decode_tokens, self.plan.prefill_tokens, duration_s)
-        self.scheduler.run_ahead.observe(hop_s=0.002, step_s=0.001)
+        self.scheduler.run_ahead.observe(hop_s=0.002, step_s=0.001, num_rows=len(self.plan.rows))
         for sequence in unsound & set(self.alive):
             self.scheduler.fail(sequence)
             self.alive.remove(sequence)

@@ -83,6 +83,10 @@ def test_a_listed_name_means_its_repository() -> None:
     assert wanted(EMBEDDED_MODEL) == Wanted(EMBEDDED_MODEL)
     assert wanted("qwen3-8b") == Wanted("qwen3-8b", repository="Qwen/Qwen3-8B")
     assert wanted("owner/name") == Wanted("owner/name", repository="owner/name")
+    stories = Wanted("stories15m", repository="karpathy/tinyllamas", file="stories15M.pt")
+    assert wanted("stories15m") == wanted("stories15M") == stories, "capitals do not count"
+    assert wanted("SmolLM2-135M-Instruct") == Wanted(EMBEDDED_MODEL)
+    assert wanted("Owner/Name") == Wanted("Owner/Name", repository="Owner/Name")
 
 
 def test_a_path_means_what_lies_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +107,7 @@ def test_a_path_means_what_lies_there(tmp_path: Path, monkeypatch: pytest.Monkey
         ("qwen3-8", "Did you mean qwen3-8b"),
         ("smollm2-135m-instrct", "Did you mean smollm2-135m-instruct"),
         ("gpt5", "nor another name that `tandem models` lists"),
-        ("stories15m", "files: fetch them yourself, then `tandem convert"),
+        ("karpathy/tinyllamas", "holds several models; name one of stories15m, stories42m, stories110m"),
     ],
 )
 def test_what_cannot_be_fetched_is_said_why(name: str, reason: str) -> None:

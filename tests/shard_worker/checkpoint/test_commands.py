@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from common.cli.main import run
 from common.manifest import MANIFEST_FILE, read_manifest
 from common.model_store import EMBEDDED_MODEL, model_folder
-from tests.support.foreign_checkpoints import tiny_architecture, tiny_weights, write_llama2c
+from tests.support.foreign_checkpoints import save_safe, tiny_architecture, tiny_weights, write_llama2c
 
 Tandem = Callable[..., "Outcome"]
 ROOT = Path(__file__).parents[3]
@@ -77,13 +78,18 @@ def test_convert_makes_a_checkpoint(tandem: Tandem, gguf: Path, tmp_path: Path) 
 def test_convert_says_what_is_wrong_in_one_line(tandem: Tandem, tmp_path: Path) -> None:
     (tmp_path / "not.gguf").write_text("hello")
     (tmp_path / "empty").mkdir()
-    for source, reason in (("not.gguf", "does not start with GGUF"), ("empty", "there are no weights")):
+    save_safe({"a": torch.ones(2)}, tmp_path / "model.safetensors")
+    for source, reason in (
+        ("not.gguf", "does not start with GGUF"),
+        ("empty", "there are no weights"),
+        ("model.safetensors", "holds weights alone: convert its folder"),
+    ):
         done = tandem("convert", tmp_path / source, "--output", tmp_path / "out")
         assert done.code == 2
         assert done.err.startswith("tandem: ") and done.err.count("\n") == 1
         assert reason in done.err
     assert tandem("convert", tmp_path / "absent", "--output", tmp_path / "out").code == 2
-    assert {p.name for p in tmp_path.iterdir()} == {"not.gguf", "empty"}
+    assert {p.name for p in tmp_path.iterdir()} == {"not.gguf", "empty", "model.safetensors"}
 
 
 def test_convert_of_another_format(tandem: Tandem, tmp_path: Path) -> None:
@@ -128,7 +134,12 @@ def test_download_refuses_names_it_does_not_know(
     tandem: Tandem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TANDEM_HOME", str(tmp_path))
-    for name, reason in (("gpt5", "is neither 'smollm2-135m-instruct' nor"), ("../x", "is not a model's name")):
+    for name, reason in (
+        ("gpt5", "is neither 'smollm2-135m-instruct' nor"),
+        ("", "is neither 'smollm2-135m-instruct' nor"),
+        ("../x", "there is nothing at ../x, and it is no repository id"),
+        ("a/b/c", "there is nothing at a/b/c"),
+    ):
         done = tandem("download", name)
         assert done.code == 2
         assert reason in done.err and done.err.count("\n") == 1
@@ -141,6 +152,14 @@ def test_download_takes_a_path(tandem: Tandem, gguf: Path, tmp_path: Path, monke
     assert (done.code, done.out) == (0, f"{gguf.stem} is ready: {model_folder(gguf.stem)}\n")
     assert read_manifest(model_folder(gguf.stem))[0].name == gguf.stem
     assert tandem("download", gguf).out == f"{gguf.stem} is there already: {model_folder(gguf.stem)}\n"
+    template = model_folder(gguf.stem) / "chat_template.jinja"
+    assert template.read_text() == "{{ messages }}", "as the file has it"
+    refused = tandem("download", gguf, "--chat-template", "llama-3")
+    assert refused.code == 2 and "--force fetches it again" in refused.err
+    refused = tandem("download", gguf, "--chat-template", "llama-33", "--force")
+    assert refused.code == 2 and "nor one of llama-2, llama-3" in refused.err
+    assert tandem("download", gguf, "--chat-template", "llama-2", "--force").code == 0
+    assert "[INST]" in template.read_text()
 
 
 def test_what_was_made_here_is_verified_and_not_replaced(

@@ -14,6 +14,7 @@ from common.errors import CheckpointError
 from common.manifest import read_manifest
 from common.model_store import resolve
 from shard_worker.checkpoint.download import fetch
+from tests.support.fake_hub import FakeHub, commit_of, hub_played_by
 from tests.support.foreign_checkpoints import save_torch
 from tests.support.reference import reference_name
 
@@ -76,21 +77,30 @@ def test_only_safetensors_weights_are_asked_for(calls: list[tuple[str, list[str]
 
 
 def test_pickles_are_fetched_where_there_is_nothing_else(
-    store: Path, calls: list[tuple[str, list[str]]], tmp_path: Path
+    store: Path, calls: list[tuple[str, list[str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They become the same weights, by way of the throw-away process."""
+    """They become the same weights, by way of the throw-away process, and are of the revision that was looked at."""
     safetensors = fetch("owner/name", lambda *_: None)
-    whole = tmp_path / "cache" / "0123abc" / "model.safetensors"
-    save_torch(load_file(whole), whole.with_name("pytorch_model.bin"))
-    whole.unlink()
-    calls.clear()
-    pickled = fetch("open-llama-3b", lambda *_: None)
-    assert [(repo, any(".bin" in pattern for pattern in patterns)) for repo, patterns in calls] == [
-        ("openlm-research/open_llama_3b", False),
-        ("openlm-research/open_llama_3b", True),
-    ]
+    snapshot = tmp_path / "cache" / "0123abc"
+    save_torch(load_file(snapshot / "model.safetensors"), snapshot / "pytorch_model.bin")
+    (snapshot / "model.safetensors").unlink()
+    monkeypatch.undo()
+    monkeypatch.setenv("TANDEM_HOME", str(store))
+    files = {path.name: path.read_bytes() for path in snapshot.iterdir()}
+    pushed = files | {"pytorch_model.bin": b"of another day"}
+    hub = FakeHub({"openlm-research/open_llama_3b": [files, pushed]})
+    with hub_played_by(hub, tmp_path / "hub", monkeypatch):
+        pickled = fetch("open-llama-3b", lambda *_: None)
+    assert {path.split("/")[4] for path in hub.asked if path.endswith(".bin")} == {commit_of(files)}
     name = "model.safetensors"
     assert (pickled / name).read_bytes() == (safetensors / name).read_bytes()
+    assert read_manifest(pickled)[0].source == f"openlm-research/open_llama_3b@{commit_of(files)}"
+
+
+def test_a_chat_template_that_is_given_counts(calls: list[tuple[str, list[str]]]) -> None:
+    assert not (fetch("owner/name", lambda *_: None) / "chat_template.jinja").exists()
+    folder = fetch("owner/name", lambda *_: None, replace=True, chat_template="{{ messages }}")
+    assert (folder / "chat_template.jinja").read_text() == "{{ messages }}"
 
 
 def test_a_failed_download_is_one_line_and_leaves_nothing(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,9 @@ def test_tied_embeddings(tmp_path: Path, write: Write, format: str) -> None:
     architecture = tiny_architecture(tied_embeddings=True)
     weights = tiny_weights(architecture)
     source = make(tmp_path / "foreign", architecture, weights, **arguments)
-    assert converted(source, write, tmp_path / "ours", **flags).architecture == architecture
+    manifest = converted(source, write, tmp_path / "ours", **flags)
+    assert manifest.architecture == architecture
+    assert manifest.end_of_text_ids == ((2, 1) if "llama2.c" in format else (2,))
     hub = write_hub(tmp_path / "hub", architecture, weights)
     converted(hub, write, tmp_path / "wanted" / "checkpoint")
     assert (tmp_path / "ours" / WEIGHTS).read_bytes() == (tmp_path / "wanted" / "checkpoint" / WEIGHTS).read_bytes()

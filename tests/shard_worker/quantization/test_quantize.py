@@ -175,7 +175,9 @@ def test_the_command_says_what_is_wrong(
         ([folder, *output], "--mode"),
         ([folder, "--mode", "int4", "--group-size", "48", *output], "48"),
         (["absent", "--mode", "int8", *output], "absent"),
-        ([folder, "--mode", "int8", "--device", "tpu9", *output], "tpu9"),
+        ([folder, "--mode", "int4-gptq", "--device", "tpu9", *output], "tpu9"),
+        ([folder, "--mode", "int8", "--device", "cpu", *output], "--device is of --mode int4-gptq"),
+        ([folder, "--mode", "int8", "--group-size", "32", *output], "--group-size is of --mode int4 and int4-gptq"),
         ([folder, "--mode", "int4", *gptq[2:], *output], "--calibration is of --mode int4-gptq"),
         ([folder, *gptq, *output], "a calibration of 9 tokens is too short"),
     ):

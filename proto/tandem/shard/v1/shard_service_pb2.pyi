@@ -11,7 +11,7 @@ class GetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetInfoResponse(_message.Message):
-    __slots__ = ("protocol_version", "epoch", "rank", "world_size", "checkpoint_hash", "block_size_tokens", "num_blocks", "vocabulary_first", "vocabulary_size", "max_step_tokens", "context_length", "dtype", "device", "quantization", "draining", "held")
+    __slots__ = ("protocol_version", "epoch", "rank", "world_size", "checkpoint_hash", "block_size_tokens", "num_blocks", "vocabulary_first", "vocabulary_size", "max_step_tokens", "context_length", "dtype", "device", "quantization", "draining", "held", "compact_saved_bytes")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
@@ -28,6 +28,7 @@ class GetInfoResponse(_message.Message):
     QUANTIZATION_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
+    COMPACT_SAVED_BYTES_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     epoch: int
     rank: int
@@ -44,7 +45,8 @@ class GetInfoResponse(_message.Message):
     quantization: str
     draining: bool
     held: bool
-    def __init__(self, protocol_version: _Optional[int] = ..., epoch: _Optional[int] = ..., rank: _Optional[int] = ..., world_size: _Optional[int] = ..., checkpoint_hash: _Optional[str] = ..., block_size_tokens: _Optional[int] = ..., num_blocks: _Optional[int] = ..., vocabulary_first: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., max_step_tokens: _Optional[int] = ..., context_length: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., quantization: _Optional[str] = ..., draining: bool = ..., held: bool = ...) -> None: ...
+    compact_saved_bytes: int
+    def __init__(self, protocol_version: _Optional[int] = ..., epoch: _Optional[int] = ..., rank: _Optional[int] = ..., world_size: _Optional[int] = ..., checkpoint_hash: _Optional[str] = ..., block_size_tokens: _Optional[int] = ..., num_blocks: _Optional[int] = ..., vocabulary_first: _Optional[int] = ..., vocabulary_size: _Optional[int] = ..., max_step_tokens: _Optional[int] = ..., context_length: _Optional[int] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., quantization: _Optional[str] = ..., draining: bool = ..., held: bool = ..., compact_saved_bytes: _Optional[int] = ...) -> None: ...
 
 class RunRequest(_message.Message):
     __slots__ = ("attach", "frame", "resolve")
