@@ -116,7 +116,7 @@ class NativeDecoder:
     @property
     def compact_saved_bytes(self) -> int:
         """How much less of the weights a decode step reads than they take in bfloat16."""
-        return sum(matrix.saved_bytes for matrices in (*self._matrices, (self._head,)) for matrix in matrices)
+        return sum(matrix.saved_bytes for matrices in (*self._matrices, (self.head,)) for matrix in matrices)
 
     def takes(self, num_tokens: int) -> bool:
         """Return whether a step of so many tokens is faster here than in PyTorch."""
