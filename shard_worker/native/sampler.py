@@ -5,6 +5,7 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 import numpy.typing as npt
+import torch.nn.functional as F
 from torch import Tensor
 
 from shard_worker.model.trimmed_head import TrimmedHead
@@ -29,7 +30,7 @@ class NativeSampler:
 
     def __init__(self, runner: Runner, first_id: int, trimmed: TrimmedHead | None = None) -> None:
         self._runner, self._first_id, self._trimmed = runner, first_id, trimmed
-        self._kept_ids_N = None if trimmed is None else trimmed.ids_N.int()
+        self._kept_ids_N = None if trimmed is None else F.pad(trimmed.ids_N.int(), (0, -len(trimmed.ids_N) % 64))
 
     @property
     def kept_ids(self) -> int | None:

@@ -56,7 +56,7 @@ struct AttentionTask {
 };
 
 // How many ids a slice of the vocabulary has, which is the first, and how many of the best are listed. Where `ids` is
-// not null, it has those [size] ids instead, rising.
+// not null, it has those [size] ids instead, rising, and any up to a multiple of 64 behind them.
 struct DrawShape {
     int64_t size, first_id, num_noised, num_top, num_raw;
     const int32_t* ids;
