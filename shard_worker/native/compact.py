@@ -33,7 +33,7 @@ class CompactLinear(Packed):
         self.register_buffer("exceptions", exceptions)
 
     def forward(self, x: Tensor) -> Tensor:
-        chunks = torch.arange(self.out_features).split(_CHUNK_ROWS)
+        chunks = torch.split(torch.arange(self.out_features), _CHUNK_ROWS)
         return torch.cat([F.linear(x, self._unpacked(chunk).weight.to(x.dtype)) for chunk in chunks], dim=-1)
 
     def _unpacked(self, rows: Tensor) -> FloatLinear:
