@@ -3,7 +3,7 @@
 from collections import Counter as Tally
 from pathlib import Path
 
-from common.commands.bench.weights import weight_bytes_per_step
+from common.commands.bench.weights import stored_bytes_per_step
 from common.errors import CheckpointError
 from common.telemetry.metrics import Counter, Metrics
 from gateway.limits import MAX_DRAFT_TOKENS
@@ -78,7 +78,7 @@ class BandwidthMetrics:
 
     def __init__(self, registry: Metrics, loop: StepLoop, steps: StepMetrics, model: Path) -> None:
         self._loop, self._steps, self._model = loop, steps, model
-        self._of_group: tuple[str, int] | None = None
+        self._of_group: tuple[str, int, int] | None = None
         self._weight_bytes = 0
         self._bandwidth = registry.gauge(
             "tandem.weights.read_bandwidth",
@@ -92,10 +92,11 @@ class BandwidthMetrics:
         group = self._loop.known_group
         if group is None:
             return
-        of_group = group.ranks[0].dtype, len(group.ranks)
+        saved_bytes = sum(rank.compact_saved_bytes for rank in group.ranks)
+        of_group = group.ranks[0].dtype, len(group.ranks), saved_bytes
         if of_group != self._of_group:
             try:
-                self._weight_bytes = weight_bytes_per_step(self._model, *of_group)
+                self._weight_bytes = stored_bytes_per_step(self._model, *of_group[:2]) - saved_bytes
             except CheckpointError:
                 self._weight_bytes = 0
             self._of_group = of_group
