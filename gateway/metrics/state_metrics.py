@@ -78,7 +78,7 @@ class BandwidthMetrics:
 
     def __init__(self, registry: Metrics, loop: StepLoop, steps: StepMetrics, model: Path) -> None:
         self._loop, self._steps, self._model = loop, steps, model
-        self._of_group: tuple[str, int] | None = None
+        self._of_group: tuple[str, int, int] | None = None
         self._weight_bytes = 0
         self._bandwidth = registry.gauge(
             "tandem.weights.read_bandwidth",
@@ -92,11 +92,11 @@ class BandwidthMetrics:
         group = self._loop.known_group
         if group is None:
             return
-        of_group = group.ranks[0].dtype, len(group.ranks)
+        saved_bytes = sum(rank.compact_saved_bytes for rank in group.ranks)
+        of_group = group.ranks[0].dtype, len(group.ranks), saved_bytes
         if of_group != self._of_group:
             try:
-                saved_bytes = sum(rank.compact_saved_bytes for rank in group.ranks)
-                self._weight_bytes = stored_bytes_per_step(self._model, *of_group) - saved_bytes
+                self._weight_bytes = stored_bytes_per_step(self._model, *of_group[:2]) - saved_bytes
             except CheckpointError:
                 self._weight_bytes = 0
             self._of_group = of_group
