@@ -117,7 +117,8 @@ class Variations(_Section):
 class Architecture(_Section):
     """The shape of a decoder of the Llama family in the wide sense.
 
-    `family` is a label. What is computed is in the other fields: without `variations`, plain Llama.
+    `family` is a label. What is computed is in the other fields: without `variations`, plain Llama. The head has a row
+    for every token, but for a draft's that was trimmed: of `head_size` rows, whose tokens the tensor head.ids names.
     """
 
     family: Literal[
@@ -147,12 +148,15 @@ class Architecture(_Section):
     tied_embeddings: bool
     # Left out where it is None, so that a Llama's manifest, and with it the checkpoint's hash, is what it always was.
     variations: Variations | None = Field(default=None, exclude_if=lambda variations: variations is None)
+    head_size: PositiveInt | None = Field(default=None, exclude_if=lambda size: size is None)
 
     @model_validator(mode="after")
     def _states_a_decoder(self) -> Self:
         experts = None if self.variations is None else self.variations.experts
         if self.layers * (1 if experts is None else experts.count) > MAX_FEED_FORWARDS:
             raise ValueError(f"more than {MAX_FEED_FORWARDS} feed-forward networks")
+        if self.head_size is not None and (self.head_size >= self.vocabulary_size or self.tied_embeddings):
+            raise ValueError("a trimmed head has fewer rows than there are tokens, and is not the embedding")
         if self.variations is None:
             if self.family != "llama":
                 raise ValueError(f"a {self.family} states its variations")
@@ -178,8 +182,9 @@ class Architecture(_Section):
     def departures(self) -> tuple[str, ...]:
         """In what this decoder computes otherwise than plain Llama, in words: for code that knows only Llama."""
         v = self.variations
+        trimmed = () if self.head_size is None else ("trimmed head",)
         if v is None:
-            return ()
+            return trimmed
         found = {
             "query, key and value biases": v.qkv_bias,
             "query and key norms": v.qk_norm,
@@ -196,7 +201,7 @@ class Architecture(_Section):
             "logit scale": v.logit_scale != 1,
             "linear biases": v.alibi,
         }
-        return tuple(name for name, differs in found.items() if differs)
+        return (*trimmed, *(name for name, differs in found.items() if differs))
 
 
 class Quantization(_Section):
@@ -270,6 +275,15 @@ class Manifest(_Section):
         if group_size is not None and self.architecture.head_dim % group_size:
             raise ValueError(f"head_group_size {group_size} does not divide head_dim {self.architecture.head_dim}")
         return self
+
+
+def require_whole_head(manifest: Manifest) -> None:
+    """Raise CheckpointError where the model can only draft, since it knows of some tokens alone."""
+    if (size := manifest.architecture.head_size) is not None:
+        raise CheckpointError(
+            f"{manifest.name} can only draft: its head was trimmed to {size} of "
+            f"{manifest.architecture.vocabulary_size} tokens. Serve the model that it was made of."
+        )
 
 
 def read_manifest(folder: Path) -> tuple[Manifest, str]:

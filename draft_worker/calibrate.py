@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from common.errors import CheckpointError
-from common.manifest import Manifest
+from common.manifest import Manifest, require_whole_head
 from draft_worker.acceptance import Counts, count_accepted
 from draft_worker.calibration_file import Measured, Pair
 from draft_worker.text_logits import TextModel
@@ -48,6 +48,7 @@ def calibrate(draft: Path, target: Path, options: Options, progress: Progress) -
     length = min(512, options.num_tokens)
     models = [TextModel(folder, options.dtype, options.device, length) for folder in (draft, target)]
     manifest = models[1].manifest
+    require_whole_head(manifest)
     if _vocabulary(models[0].manifest) != _vocabulary(manifest):
         raise CheckpointError(f"{draft} and {target} have different vocabularies: the one cannot draft for the other")
     context_length = min(length, *(model.manifest.architecture.context_length for model in models))

@@ -9,7 +9,7 @@ from grpc_reflection.v1alpha import reflection
 from common.errors import SettingsError
 from common.health import HEALTH_SERVICE, HealthBoard
 from common.listening import health_port
-from common.manifest import read_manifest
+from common.manifest import read_manifest, require_whole_head
 from common.process import run_until_signalled
 from common.telemetry.metrics_export import exported, is_read
 from common.telemetry.setup import set_up_tracing
@@ -46,6 +46,7 @@ async def serve(settings: GatewaySettings) -> None:
 
 async def _serve(settings: GatewaySettings, metrics: GatewayMetrics | None) -> None:
     manifest, checkpoint_hash = read_manifest(settings.model)
+    require_whole_head(manifest)
     arch = manifest.architecture
     model = ModelLimits(
         name=manifest.name,

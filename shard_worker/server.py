@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from common.health import HealthBoard
 from common.listening import failure, health_port, worker_server
+from common.manifest import read_manifest, require_whole_head
 from common.process import run_until_signalled
 from common.progress import Progress
 from common.telemetry.metrics_export import exported, is_read
@@ -62,6 +63,7 @@ async def _load(
     service: ShardService, settings: ShardSettings, health: HealthBoard, fail: Callable[[BaseException], None]
 ) -> None:
     try:
+        require_whole_head(read_manifest(settings.model)[0])
         info = (await service.load(lambda: Engine.load(settings))).info
     except Exception as error:
         fail(error)

@@ -40,6 +40,7 @@ COMMANDS = {
     "random-init": LazyCommand(
         "shard_worker.commands.random_init:random_init", "Make a checkpoint of random weights, for speed."
     ),
+    "trim-draft": LazyCommand("draft_worker.commands.trim:trim_draft", "Make a draft of frequent tokens alone."),
     "calibrate-draft": LazyCommand(
         "draft_worker.commands.calibrate:calibrate_draft", "Find a draft's best temperature for a target."
     ),

@@ -6,7 +6,9 @@ from gateway.limits import MAX_DRAFT_TOKENS
 from gateway.speculation.cost_table import CostTable
 
 LEAST_DEADLINE_S = 0.001
-MOST_DEADLINE_STEPS = 1.5
+# What a wait for `count` tokens is bounded by, in steps: so much, and so much for each. A draft of a small part of the
+# target's time never comes near; one of nearly half of it, as on the same cores, may still pay for long drafts.
+MOST_DEADLINE_STEPS, MOST_DEADLINE_STEPS_OF_TOKEN = 1.0, 0.5
 
 _BUCKETS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096)
 _COST_OF_TOKEN = 0.08  # assumed until measured, as a share of a step of one token
@@ -21,8 +23,8 @@ _WAIT_SMOOTHING = 0.2
 _WAIT_COMMON = 0.5
 _RISE, _FALL = 0.3, 0.05
 _MISS_FACTOR = 1.5  # what did not arrive in time would have taken longer than was waited
-_ARRIVAL_MEMORY = 5
-_FORGIVENESS = 0.01
+_ARRIVAL_MEMORY = 10
+_FORGIVENESS = 0.05
 
 
 class StepCosts:
@@ -91,8 +93,11 @@ class DraftCosts:
         return (self._table.predict(count) or 0.0) if count else 0.0
 
     def deadline_s(self, count: int) -> float:
-        """Return how long waiting for `count` tokens makes sense: about twice the usual, 1 ms to 1.5 steps."""
-        most_s = MOST_DEADLINE_STEPS * (self._steps.usual_s or 0.0)
+        """Return how long waiting for `count` tokens makes sense: about twice the usual, from 1 ms on.
+
+        A step's time bounds it, and half of another for each token: drafts that take longer can hardly pay.
+        """
+        most_s = (MOST_DEADLINE_STEPS + MOST_DEADLINE_STEPS_OF_TOKEN * count) * (self._steps.usual_s or 0.0)
         return max(min(2 * self._usual_s.get(count, self._near_usual_s(count)), most_s), LEAST_DEADLINE_S)
 
     def _near_usual_s(self, count: int) -> float:

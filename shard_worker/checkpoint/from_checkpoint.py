@@ -15,11 +15,17 @@ def open_checkpoint(folder: Path) -> tuple[ForeignModel, CheckpointReader]:
 
     Raises CheckpointError when there is no checkpoint, or it is quantised: what was rounded once is not rounded again.
     """
+    model, reader = open_stored(folder, "quantised")
+    if model.quantization.mode != "none":
+        reader.close()
+        raise CheckpointError(f"{folder} is {model.quantization.mode} already; begin with the unquantised model")
+    return model, reader
+
+
+def open_stored(folder: Path, work: str) -> tuple[ForeignModel, CheckpointReader]:
+    """As open_checkpoint, of any checkpoint, in the form it has. `work` is what a model's source will say was done."""
     reader = CheckpointReader(folder)
     manifest = reader.manifest
-    if manifest.quantization.mode != "none":
-        reader.close()
-        raise CheckpointError(f"{folder} is {manifest.quantization.mode} already; begin with the unquantised model")
     try:
         tokenizer = (folder / manifest.tokenizer.file).read_bytes()
         template = None if manifest.chat_template is None else (folder / manifest.chat_template).read_text()
@@ -27,12 +33,13 @@ def open_checkpoint(folder: Path) -> tuple[ForeignModel, CheckpointReader]:
         reader.close()
         raise CheckpointError(f"{folder}: {error}") from error
     model = ForeignModel(
-        source=f"{manifest.source}; quantised from the checkpoint {reader.hash}",
+        source=f"{manifest.source}; {work} from the checkpoint {reader.hash}",
         architecture=manifest.architecture,
         tokenizer=TokenizerSource(manifest.tokenizer.kind, tokenizer, manifest.tokenizer.bos_id),
         chat_template=template,
         end_of_text_ids=manifest.end_of_text_ids,
         tensors=_CheckpointTensors(reader),
+        quantization=manifest.quantization,
     )
     return model, reader
 

@@ -13,6 +13,7 @@ DTYPES: dict[Dtype, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+HEAD_IDS = "head.ids"
 SAFETENSORS_DTYPES = {
     "F32": torch.float32,
     "BF16": torch.bfloat16,
@@ -42,7 +43,8 @@ def expected_tensors(
     """Return every tensor of a checkpoint of `architecture` by name, in the order of computation.
 
     `dtype` and `quantization` are the manifest's. Norm weights and biases are float32 whatever they are: they are
-    small, and norms run in float32. A quantised matrix is stored as NAME.q, NAME.scale and, for int4, NAME.zero.
+    small, and norms run in float32. A quantised matrix is stored as NAME.q, NAME.scale and, for int4, NAME.zero. The
+    tokens of a trimmed head's rows are int32, rising.
     """
     tensors = {}
     for name, shape in weight_shapes(architecture).items():
@@ -51,4 +53,6 @@ def expected_tensors(
         else:
             parts = stored_parts(shape, dtype, matrix_format(name, quantization))
             tensors |= {name + suffix: TensorSpec(part, getattr(torch, kind)) for suffix, (part, kind) in parts.items()}
+    if architecture.head_size is not None:
+        tensors[HEAD_IDS] = TensorSpec((architecture.head_size,), torch.int32)
     return tensors

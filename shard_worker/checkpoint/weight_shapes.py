@@ -36,7 +36,7 @@ def weight_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
         shapes |= {f"layers.{i}.{name}": shape for name, shape in _layer_shapes(a).items()}
     shapes["norm.weight"] = (a.hidden_size,)
     if not a.tied_embeddings:
-        shapes["head.weight"] = (a.vocabulary_size, a.hidden_size)
+        shapes["head.weight"] = (a.head_size or a.vocabulary_size, a.hidden_size)
     return shapes
 
 

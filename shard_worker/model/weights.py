@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
+from common.errors import CheckpointError
 from common.manifest import UNQUANTIZED, Architecture, Quantization
+from shard_worker.checkpoint.layout import HEAD_IDS
 from shard_worker.checkpoint.weight_shapes import feed_forward_prefixes
 from shard_worker.model.attention import AttentionPath
 from shard_worker.model.feed_forward import Experts, FeedForward
@@ -15,6 +17,7 @@ from shard_worker.model.linear import FloatLinear, Linear
 from shard_worker.model.llama import Layer, Llama, Norm
 from shard_worker.model.matrices import MatrixReader, TensorSource
 from shard_worker.model.rope import RopeTable
+from shard_worker.model.trimmed_head import TrimmedHead
 from shard_worker.parallel import RankGroup
 from shard_worker.partition import Partition, Span
 
@@ -46,7 +49,10 @@ def load_model(
     )
     _fill_layers(model, matrices, arch, part, device)
     _fill_norm(model.norm, source.read("norm.weight"), device)
-    if not arch.tied_embeddings:
+    head: Linear
+    if arch.head_size is not None:
+        head = _trimmed_head(matrices, arch, arch.head_size, part, device)
+    elif not arch.tied_embeddings:
         head = matrices.rows([("head.weight", part.vocabulary)], arch.hidden_size, torch.float32)
     elif isinstance(model.embedding, FloatLinear):
         # The float32 head is what the embedding becomes when a step's logits must not be rounded.
@@ -57,6 +63,18 @@ def load_model(
     source.finish()
     assert not any(parameter.is_meta for parameter in model.parameters())
     return model.eval()
+
+
+def _trimmed_head(
+    matrices: MatrixReader, arch: Architecture, size: int, part: Partition, device: torch.device
+) -> TrimmedHead:
+    if part.world_size > 1:
+        raise CheckpointError("a trimmed head is not cut into ranks")
+    kept = matrices.rows([("head.weight", Span(0, size))], arch.hidden_size, torch.float32)
+    ids_N = matrices.source.read(HEAD_IDS).long()
+    if ids_N[0] < 0 or ids_N[-1] >= arch.vocabulary_size or (ids_N.diff() <= 0).any():
+        raise CheckpointError(f"{HEAD_IDS} are not rising ids of {arch.vocabulary_size} tokens")
+    return TrimmedHead(kept, ids_N.to(device), arch.vocabulary_size)
 
 
 def rope_tables(arch: Architecture, positions: int, device: torch.device) -> tuple[RopeTable, RopeTable | None]:

@@ -11,6 +11,7 @@ from common.errors import SettingsError
 from shard_worker.model.kv_cache import KVCache
 from shard_worker.model.linear import FloatLinear, Int4Linear, Int8Linear, Linear
 from shard_worker.model.llama import Layer, Llama, StepInputs
+from shard_worker.model.trimmed_head import TrimmedHead
 from shard_worker.native.compact import CompactLinear
 from shard_worker.native.library import Runner
 from shard_worker.native.packing import PackedInt4, PackedInt8
@@ -67,7 +68,8 @@ class NativeDecoder:
         self._reduction = _Reduction(model.group)  # keeps the function that it is as native code
         self.rank, self.world_size, self.first_id = part.rank, part.world_size, part.vocabulary.start
         self.all_reduce = (all_reduce or self._reduction.as_native()) if part.world_size > 1 else None
-        self.sampler = NativeSampler(runner, part.vocabulary.start)
+        self.trimmed = model.head if isinstance(model.head, TrimmedHead) else None
+        self.sampler = NativeSampler(runner, part.vocabulary.start, self.trimmed)
         self._rounds = cache.layer(0).dtype == torch.bfloat16
         self._embedding, self.head = matrix_of(model.embedding), _head_matrix(model)
         layers = [layer for layer in model.layers if isinstance(layer, Layer)]
@@ -155,7 +157,7 @@ class NativeDecoder:
             self.all_reduce.check(status)
 
     def logits(self, hidden_PM: Tensor) -> Tensor:
-        """Return float32[P, V]: the logits over this rank's slice of the vocabulary."""
+        """Return float32[P, V]: the logits over this rank's slice of the vocabulary; of a trimmed head those it has."""
         return self._runner.linear(hidden_PM, self.head, self._rounds)
 
 
@@ -224,6 +226,7 @@ def matrix_of(linear: Linear) -> Matrix:
 def _head_matrix(model: Llama) -> Matrix:
     """Return the head in the narrowest type that holds it exactly; the embedding's own memory where they are tied."""
     head, embedding = model.head, model.embedding
+    head = head.kept if isinstance(head, TrimmedHead) else head
     if not isinstance(head, FloatLinear):
         return matrix_of(head)
     if isinstance(embedding, FloatLinear) and torch.equal(embedding.weight.float(), head.weight):

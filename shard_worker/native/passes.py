@@ -29,6 +29,7 @@ class NativePasses:
             head=decoder.head.struct,
             size=decoder.head.rows,
             first_id=decoder.first_id,
+            kept_ids=decoder.sampler.kept_ids,
             world_size=decoder.world_size,
             rank=decoder.rank,
             all_reduce=None if all_reduce is None else all_reduce.function,
@@ -67,7 +68,7 @@ class NativePasses:
         decoder.run_passes(call)
         return Drawn(
             records=packed(self._records, self._starts),
-            steps=(_Steps(rows, states_R, logits_nPV, decoder.first_id),) if num_sampled else (),
+            steps=(_Steps(rows, states_R, logits_nPV, decoder),) if num_sampled else (),
             num_passes=num_passes,
             hidden_SM=hidden_PM[num_sampled:],
             winners_A=winners_A if len(ahead_A) else None,
@@ -100,8 +101,10 @@ class NativePasses:
 class _Steps(Sequence[Resolvable]):
     """What Resolve may ask of each pass, made when it asks. The logits are float32[n, P, V]."""
 
-    def __init__(self, rows: Rows, states_R: Sequence[SequenceState], logits_nPV: Floats, first_id: int) -> None:
-        self._rows, self._states_R, self._logits_nPV, self._first_id = rows, states_R, logits_nPV, first_id
+    def __init__(
+        self, rows: Rows, states_R: Sequence[SequenceState], logits_nPV: Floats, decoder: NativeDecoder
+    ) -> None:
+        self._rows, self._states_R, self._logits_nPV, self._decoder = rows, states_R, logits_nPV, decoder
 
     def __len__(self) -> int:
         return len(self._logits_nPV)
@@ -117,7 +120,7 @@ class _Steps(Sequence[Resolvable]):
             return [self[at] for at in range(*index.indices(len(self)))]
         states_P, positions_P = sampled_positions(self._rows, self._states_R)
         logits_PV, positions_P = torch.from_numpy(self._logits_nPV[index]), [at + index for at in positions_P]
-        return UndrawnStep(logits_PV, states_P, positions_P, self._first_id)
+        return UndrawnStep(logits_PV, states_P, positions_P, self._decoder.first_id, self._decoder.trimmed)
 
 
 def _address(array: npt.NDArray[Any]) -> int:

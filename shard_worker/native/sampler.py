@@ -5,8 +5,10 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 import numpy.typing as npt
+import torch.nn.functional as F
 from torch import Tensor
 
+from shard_worker.model.trimmed_head import TrimmedHead
 from shard_worker.native.library import Runner
 from shard_worker.native.structures import CDraws
 from shard_worker.sampling.processing import penalised_and_biased
@@ -21,10 +23,19 @@ _NAMES = (*_NOISED, *_TOP, *_RAW, *_SUMS)
 
 
 class NativeSampler:
-    """Draws from the logits of one rank's slice of the vocabulary, whose first id is `first_id`."""
+    """Draws from the logits of one rank's slice of the vocabulary, whose first id is `first_id`.
 
-    def __init__(self, runner: Runner, first_id: int) -> None:
-        self._runner, self._first_id = runner, first_id
+    Logits of a trimmed head are either those of its own tokens or of all.
+    """
+
+    def __init__(self, runner: Runner, first_id: int, trimmed: TrimmedHead | None = None) -> None:
+        self._runner, self._first_id, self._trimmed = runner, first_id, trimmed
+        self._kept_ids_N = None if trimmed is None else F.pad(trimmed.ids_N.int(), (0, -len(trimmed.ids_N) % 64))
+
+    @property
+    def kept_ids(self) -> int | None:
+        """Where the ids of a trimmed head's tokens lie in memory, int32, for as long as this object lives."""
+        return None if self._kept_ids_N is None else self._kept_ids_N.data_ptr()
 
     def __call__(
         self,
@@ -37,9 +48,14 @@ class NativeSampler:
     ) -> tuple[PackedRecords, UndrawnStep]:
         """Return what `sample_records` does of these logits, float32[P, V] on the CPU. Raises what it raises.
 
+        Penalties and biases look tokens up by id: for them a trimmed head's logits are widened.
+
         An id's score may differ in its last bit where the C library's logarithm does from PyTorch's.
         """
         raw_PV = raw_PV.contiguous()
+        trimmed = self._trimmed if self._trimmed is not None and raw_PV.shape[1] != self._trimmed.out_features else None
+        if trimmed is not None and not all(state.is_plain for state in states):
+            raw_PV, trimmed = trimmed.widened(raw_PV), None
         logits_PV = penalised_and_biased(raw_PV, states, positions, self._first_id)
         count, size = raw_PV.shape
         lengths = [min(length, size) for length in (num_noised, num_top, num_raw)]
@@ -49,14 +65,15 @@ class NativeSampler:
         starts = list_starts(count, lengths)
         out = np.empty(starts[-1], dtype="<i4")  # ids are int32, all else float32
         base = out.ctypes.data
-        draws = CDraws(count, size, self._first_id, *lengths, logits_PV.data_ptr(), raw_PV.data_ptr())
+        ids = None if trimmed is None else self.kept_ids
+        draws = CDraws(count, size, self._first_id, *lengths, ids, logits_PV.data_ptr(), raw_PV.data_ptr())
         draws.temperatures, draws.seeds = temperatures_P.ctypes.data, seeds_P.ctypes.data
         draws.positions = positions_P.ctypes.data
         draws.stride = 1
         for name, start in zip(_NAMES, starts, strict=False):
             setattr(draws, name, base + 4 * start)
         self._runner.draw(draws)
-        return packed(out, starts), UndrawnStep(raw_PV, states, positions, self._first_id)
+        return packed(out, starts), UndrawnStep(raw_PV, states, positions, self._first_id, trimmed)
 
 
 def list_starts(count: int, lengths: Sequence[int]) -> list[int]:

@@ -17,7 +17,7 @@ from shard_worker.parallel import RankGroup
 from shard_worker.partition import Partition
 
 # In what a model may differ from plain Llama (`Architecture.departures`).
-COMPUTED = frozenset({"query, key and value biases", "query and key norms", "sliding windows"})
+COMPUTED = frozenset({"query, key and value biases", "query and key norms", "sliding windows", "trimmed head"})
 log = logging.getLogger(__name__)
 
 

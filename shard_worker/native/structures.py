@@ -94,7 +94,7 @@ class CDraws(ctypes.Structure):
 
     _fields_: ClassVar[Sequence[tuple[str, Any]]] = [
         *((name, ctypes.c_int64) for name in ("num_rows", "size", "first_id", "num_noised", "num_top", "num_raw")),
-        *((name, ctypes.c_void_p) for name in ("logits", "raw", "temperatures", "seeds", "positions")),
+        *((name, ctypes.c_void_p) for name in ("ids", "logits", "raw", "temperatures", "seeds", "positions")),
         *((name, ctypes.c_void_p) for name in ("noised_ids", "noised_scores", "noised_processed", "noised_raw")),
         *((name, ctypes.c_void_p) for name in ("top_ids", "top_processed", "raw_ids", "raw_logits")),
         *((name, ctypes.c_void_p) for name in ("processed_lse", "raw_lse")),
@@ -110,7 +110,7 @@ class CPasses(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("rows", "ids", "blocks", "temperatures", "seeds")),
         ("head", CMatrix),
         *((name, ctypes.c_int64) for name in ("size", "first_id", "num_noised", "num_top", "num_raw")),
-        *((name, ctypes.c_void_p) for name in ("hidden", "logits", "records")),
+        *((name, ctypes.c_void_p) for name in ("kept_ids", "hidden", "logits", "records")),
         ("num_ahead", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("ahead", "winners")),
         *((name, ctypes.c_int64) for name in ("world_size", "rank")),

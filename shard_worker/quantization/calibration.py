@@ -35,7 +35,7 @@ def calibration_ids(text: str, tokenizer: TokenizerSource, num_tokens: int, cont
 
     Raises CheckpointError when the text is shorter than MIN_SEQUENCE_TOKENS.
     """
-    ids = torch.tensor(_tokenize(text, tokenizer), dtype=torch.int64)
+    ids = torch.tensor(tokenize(text, tokenizer), dtype=torch.int64)
     begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     length = min(SEQUENCE_TOKENS, context_length, len(begin) + len(ids), num_tokens)
     if length < MIN_SEQUENCE_TOKENS:
@@ -49,7 +49,8 @@ def calibration_ids(text: str, tokenizer: TokenizerSource, num_tokens: int, cont
     return torch.cat((torch.tensor(begin, dtype=torch.int64).expand(wanted, -1), chosen), dim=1)
 
 
-def _tokenize(text: str, tokenizer: TokenizerSource) -> list[int]:
+def tokenize(text: str, tokenizer: TokenizerSource) -> list[int]:
+    """Return the ids of plain text, without special tokens around it."""
     if tokenizer.kind == "sentencepiece":
         processor = SentencePieceProcessor()
         processor.LoadFromSerializedProto(tokenizer.data)

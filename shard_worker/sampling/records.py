@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from common.errors import Refused
+from shard_worker.model.trimmed_head import TrimmedHead
 from shard_worker.sampling.best import best
 from shard_worker.sampling.noise import gumbel_noise
 from shard_worker.sampling.processing import process
@@ -100,12 +101,14 @@ class UndrawnStep:
     states: Sequence[SequenceState]
     positions: Sequence[int]
     first_id: int
+    trimmed: TrimmedHead | None = None  # where it is given, raw_PV are the logits of its own tokens
 
     def resolve(self, position: int) -> ResolvedSlice:
         """As LastStep.resolve."""
         _require_sampled(position, len(self.raw_PV))
         one = slice(position, position + 1)
-        return _noised(self.raw_PV[one], self.states[one], self.positions[one], self.first_id).resolve(0)
+        raw_PV = self.raw_PV[one] if self.trimmed is None else self.trimmed.widened(self.raw_PV[one])
+        return _noised(raw_PV, self.states[one], self.positions[one], self.first_id).resolve(0)
 
 
 def sample_records(

@@ -142,7 +142,7 @@ def test_a_lost_group_is_attached_again_and_nothing_changes() -> None:
             async def lie_once(answer: pb.RunResponse) -> pb.RunResponse:
                 nonlocal answers
                 answers += 1
-                answer.result.ran_hash += answers == 5
+                answer.result.ran_hash += answers == 3  # of at least 4, however many tokens a frame holds
                 return answer
 
             rank.tamper = lie_once

@@ -17,10 +17,9 @@ import pytest
 import torch
 from scipy import stats
 
-from gateway.decision import Decision
+from gateway.decision import Decision, Records
 from gateway.generation import Generation
-from gateway.sampling.candidates import Candidates
-from gateway.scheduling.plan import Outcome, StepPlan
+from gateway.scheduling.plan import Outcome, Row, StepPlan
 from tests.sampling.speculation_chain import (
     LENGTH,
     PROMPT,
@@ -92,37 +91,54 @@ class WrongDecision(Decision):
         self.q_PV = ranks.draft_processed_PV.softmax(1).numpy()
         self.noise_PV = ranks.noise_PV.numpy()
 
+    async def _verify(self, records: Records, first: int, row: Row, job: Generation) -> Outcome:
+        assert isinstance(records, list)  # nobody asks for more than winners
+        token_ids: list[int] = []
+        finished = False
+        for position, draft_id in enumerate([*row.draft_ids, None], first):
+            token_ids.append(self.token(records[position], position, draft_id))
+            finished = job.accept(token_ids[-1], None, token_ids[-1] == draft_id)
+            if finished or token_ids[-1] != draft_id:
+                break
+        return Outcome(tuple(token_ids), finished)
+
+    def token(self, winner: int | None, position: int, draft_id: int | None) -> int:
+        """Return the token of a position, whose best id by noised score is `winner`."""
+        raise NotImplementedError
+
 
 class SharedNoiseWithRatioRule(WrongDecision):
     """Accepts with probability min(1, p / q), else draws from max(p - q, 0): exact (Leviathan et al. 2023) only where
     that draw does not use the noise with which the draft was drawn.
     """
 
-    async def _draw(self, candidates: Candidates, position: int, job: Generation, draft_id: int | None) -> Outcome:
+    def token(self, winner: int | None, position: int, draft_id: int | None) -> int:
         if draft_id is None:
-            return await super()._draw(candidates, position, job, None)
+            assert winner is not None
+            return winner
         p_V, q_V = self.p_PV[position], self.q_PV[position]
         if RANDOM.random() < p_V[draft_id] / q_V[draft_id]:
-            return Outcome((draft_id,))
+            return draft_id
         rest_V = np.maximum(p_V - q_V, 1e-30)
-        return Outcome((int((np.log(rest_V) + self.noise_PV[position]).argmax()),))
+        return int((np.log(rest_V) + self.noise_PV[position]).argmax())
 
 
 class TopTwoAccepted(WrongDecision):
     """Accepts a draft that is one of the target's two likeliest tokens."""
 
-    async def _draw(self, candidates: Candidates, position: int, job: Generation, draft_id: int | None) -> Outcome:
+    def token(self, winner: int | None, position: int, draft_id: int | None) -> int:
         if draft_id is not None and draft_id in self.p_PV[position].argsort()[-2:]:
-            return Outcome((draft_id,))
-        return await super()._draw(candidates, position, job, draft_id)
+            return draft_id
+        assert winner is not None
+        return winner
 
 
 class BonusWithNoiseBefore(WrongDecision):
     """Draws the token after a wholly accepted draft with the noise of the position before."""
 
-    async def _draw(self, candidates: Candidates, position: int, job: Generation, draft_id: int | None) -> Outcome:
+    def token(self, winner: int | None, position: int, draft_id: int | None) -> int:
         noise_V = self.noise_PV[position - (draft_id is None and self.follows_draft(position))]
-        return Outcome((int((np.log(self.p_PV[position]) + noise_V).argmax()),))
+        return int((np.log(self.p_PV[position]) + noise_V).argmax())
 
     def follows_draft(self, position: int) -> bool:
         """Whether a position is the last of a row that has a draft."""

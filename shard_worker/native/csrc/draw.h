@@ -19,9 +19,10 @@ struct DrawScratch {
     std::vector<Entry> entries;
 };
 
-inline void put_list(const std::vector<Entry>& entries, int64_t length, int64_t first_id, int32_t* ids, float* values) {
+inline void put_list(const std::vector<Entry>& entries, int64_t length, const DrawShape& shape, int32_t* ids,
+                     float* values) {
     for (int64_t i = 0; i < length; i++) {
-        ids[i] = int32_t(first_id + entries[i].index);
+        ids[i] = int32_t(shape.id(entries[i].index));
         values[i] = entries[i].value;
     }
 }
@@ -39,7 +40,7 @@ inline void best_noised(
     const float* processed, float maximum, const DrawRow& row, const DrawShape& shape, DrawScratch& scratch) {
     constexpr int64_t run = 64;
     static_assert(run % Vec::width == 0);
-    const uint64_t start = noise_start(row.seed, uint64_t(row.position)), first_id = uint64_t(shape.first_id);
+    const uint64_t start = noise_start(row.seed, uint64_t(row.position));
     // What is rounded on the way: sums of numbers of this size, and a few units of the exponentials.
     const float slack = 1e-4f + (std::fabs(maximum) + 128.0f) * 0x1p-22f;
     const auto k = size_t(shape.num_noised);
@@ -59,13 +60,16 @@ inline void best_noised(
             const Vec::Reg share = exponential(Vec::add(Vec::load(stretch + i), Vec::fill(-maximum)));
             Vec::store(most + i, Vec::mul(share, Vec::fill(reach)));
         }
-        if (!noise_may_reach<run>(most, start, first_id + uint64_t(from), is_near)) {
+        const int32_t* ids = shape.ids ? shape.ids + from : nullptr;
+        const int64_t first_id = shape.first_id + from;
+        const bool is_any = ids ? noise_may_reach<run>(most, start, [ids](int64_t i) { return ids[i]; }, is_near)
+                                : noise_may_reach<run>(most, start, [=](int64_t i) { return first_id + i; }, is_near);
+        if (!is_any) {
             continue;
         }
         for (int64_t i = 0; i < count; i++) {
             if (is_near[i]) {
-                const uint64_t id = first_id + uint64_t(from + i);
-                entries.push_back({exact_noise(start, id) + stretch[i], int32_t(from + i)});
+                entries.push_back({exact_noise(start, uint64_t(shape.id(from + i))) + stretch[i], int32_t(from + i)});
             }
         }
         if (entries.size() >= k) {
@@ -104,15 +108,15 @@ inline void draw(const DrawRow& row, const DrawShape& shape) {
     } else {
         best_of(processed, shape, shape.num_noised, scratch.entries);
     }
-    put_list(scratch.entries, shape.num_noised, shape.first_id, row.noised_ids, row.noised_scores);
+    put_list(scratch.entries, shape.num_noised, shape, row.noised_ids, row.noised_scores);
     for (int64_t i = 0; i < shape.num_noised; i++) {
         row.noised_processed[i] = processed[scratch.entries[i].index];
         row.noised_raw[i] = row.raw[scratch.entries[i].index];
     }
     best_of(processed, shape, shape.num_top, scratch.entries);
-    put_list(scratch.entries, shape.num_top, shape.first_id, row.top_ids, row.top_processed);
+    put_list(scratch.entries, shape.num_top, shape, row.top_ids, row.top_processed);
     best_of(row.raw, shape, shape.num_raw, scratch.entries);
-    put_list(scratch.entries, shape.num_raw, shape.first_id, row.raw_ids, row.raw_logits);
+    put_list(scratch.entries, shape.num_raw, shape, row.raw_ids, row.raw_logits);
 }
 
 }  // namespace

@@ -55,9 +55,13 @@ struct AttentionTask {
     float* out;                   // [queries, head_dim + 2]: unnormalised sum, then maximum, then sum of weights
 };
 
-// How many ids a slice of the vocabulary has, which is the first, and how many of the best are listed.
+// How many ids a slice of the vocabulary has, which is the first, and how many of the best are listed. Where `ids` is
+// not null, it has those [size] ids instead, rising, and any up to a multiple of 64 behind them.
 struct DrawShape {
     int64_t size, first_id, num_noised, num_top, num_raw;
+    const int32_t* ids;
+
+    int64_t id(int64_t index) const { return ids ? ids[index] : first_id + index; }
 };
 
 // One sampled position: its logits after penalties and biases, as the model gave them, and where its records go.

@@ -27,14 +27,14 @@ inline float exact_noise(uint64_t start, uint64_t id) {
     return -float(std::log(-std::log1p(minus_u)));
 }
 
-// is_near[i]: whether the noise of id first_id + i may be at least -log(most[i]); true too for a few where it is not.
+// is_near[i]: whether the noise of id_of(i) may be at least -log(most[i]); true too for a few where it is not.
 // The noise is -log(-log(1 - u)) of a hash u, so at most -log(u): that is asked of the hash's highest 24 bits, without
 // a logarithm. Returns whether any is.
-template <int64_t count>
-inline bool noise_may_reach(const float* most, uint64_t start, uint64_t first_id, int32_t* is_near) {
+template <int64_t count, class IdOf>
+inline bool noise_may_reach(const float* most, uint64_t start, IdOf id_of, int32_t* is_near) {
     int32_t any = 0;
     for (int64_t i = 0; i < count; i++) {
-        const int32_t highest = int32_t(mix(start + (first_id + uint64_t(i) + 1) * golden) >> 40);
+        const int32_t highest = int32_t(mix(start + (uint64_t(id_of(i)) + 1) * golden) >> 40);
         is_near[i] = float(highest) * 0x1p-24f <= most[i];
         any |= is_near[i];
     }

@@ -45,6 +45,17 @@ def test_one_request_comes_within_5_percent_of_the_best_fixed_length_in_100_step
     assert mean(shares) >= 0.95
 
 
+def test_long_drafts_are_waited_for_where_they_pay() -> None:
+    """A draft on the target's own cores, at 0.4 of its time a token: five or six tokens are worth two steps' wait."""
+    shares = []
+    for seed in range(6):
+        machine = Machine(lambda tokens: 0.011 + 0.0011 * tokens, lambda count: 0.004 + 0.0045 * count, seed)
+        request = Request([0.95] * 8, Acceptance())
+        run(machine, [request], 100)
+        shares.append(run(machine, [request], 200).goodput / machine.best_goodput(request.chances))
+    assert mean(shares) >= 0.95
+
+
 def test_falling_chances_are_followed() -> None:
     """EAGLE's measured whole prefixes .54/.27/.13/.06 (research): conditional chances of about a half."""
     machine = Machine(memory_bound_s, seed=3)

@@ -40,7 +40,7 @@ def test_waits_and_deadlines_stay_in_their_bounds(waits: list[tuple[int, float, 
     costs = waited(observed((1, 0.01)), *waits, times=1)
     predicted = [costs.predict(count) for count in range(9)]
     assert predicted[0] == 0 and all(less <= more * (1 + 1e-9) for less, more in pairwise(predicted))
-    assert all(LEAST_DEADLINE_S <= costs.deadline_s(count) <= 0.015 + 1e-12 for count in range(1, 9))
+    assert all(LEAST_DEADLINE_S <= costs.deadline_s(count) <= 0.01 + 0.005 * count + 1e-12 for count in range(1, 9))
     arrivals = [costs.arrival_chance(count) for count in range(9)]
     assert arrivals == sorted(arrivals, reverse=True) and arrivals[-1] >= 0 and arrivals[0] == 1
 
@@ -124,7 +124,8 @@ def test_half_a_step_is_waited_at_first_and_then_twice_the_usual() -> None:
     assert DraftCosts(steps).deadline_s(3) == pytest.approx(0.005)
     assert waited(steps, (3, 0.002, True), times=200).deadline_s(3) == pytest.approx(0.004, rel=0.05)
     assert waited(steps, (3, 0.0, True), times=200).deadline_s(3) == LEAST_DEADLINE_S
-    assert waited(steps, (3, 0.014, False)).deadline_s(3) == pytest.approx(0.015)
+    assert waited(steps, (3, 0.014, False)).deadline_s(3) == pytest.approx(0.025)
+    assert waited(steps, (8, 0.040, True)).deadline_s(8) == pytest.approx(0.050)
     assert DraftCosts(StepCosts()).deadline_s(3) == LEAST_DEADLINE_S
 
 
@@ -132,7 +133,7 @@ def test_the_deadline_covers_waits_that_are_hidden_two_times_of_three() -> None:
     costs, dice = DraftCosts(observed((1, 0.010), times=100)), random.Random(1)
     for _ in range(300):
         costs.observe(4, dice.choice((0.0, 0.0, 0.006)), True)
-        assert costs.deadline_s(4) < 0.0150001
+        assert costs.deadline_s(4) < 0.0300001
     assert costs.deadline_s(4) > 0.006 and costs.predict(4) < 0.004
 
 
@@ -146,7 +147,7 @@ def test_a_late_draft_is_asked_for_longer_until_the_bound() -> None:
 
 def test_a_length_that_never_arrives_says_nothing_against_shorter_ones_and_is_forgiven() -> None:
     costs = waited(observed((1, 0.01)), (6, 0.015, False), times=20)
-    assert costs.arrival_chance(5) == 1 and costs.arrival_chance(8) < 0.1
+    assert costs.arrival_chance(5) == 1 and costs.arrival_chance(8) < 0.15
     for _ in range(100):
         costs.observe(3, 0.002, True)
     assert costs.arrival_chance(8) > 0.5
