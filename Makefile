@@ -29,17 +29,9 @@ test: setup ## the whole test suite; ARGS="tests/gateway -k name" narrows it, AR
 	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: .venv/packages.stamp ## ruff, mypy --strict, buf lint, stubs up to date
-	@$(MAKE) --no-print-directory -j 2 --output-sync=target lint-types lint-style lint-protos
-
-.PHONY: lint-types lint-style lint-protos
-lint-types:
-	$(BIN)/mypy
-
-lint-style:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-
-lint-protos:
+	$(BIN)/mypy --num-workers 2
 	$(BIN)/buf lint
 	$(BIN)/python proto/generate.py --check
 

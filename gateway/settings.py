@@ -61,12 +61,15 @@ class GatewaySettings(ServiceSettings):
     )
     run_ahead: bool = Field(default=True, description="ranks go on by themselves while the gateway decides")
     max_tokens_per_frame: int = Field(
-        default=4,
+        default=8,
         ge=1,
         le=MAX_CONTINUED_PASSES + 1,
         description="most tokens that ranks draw for a decoding stream before they answer, where that pays",
     )
-    max_frame_ms: PositiveFloat = Field(default=30.0, description="frames of several tokens take about that at most")
+    max_frame_ms: PositiveFloat = Field(
+        default=50.0,
+        description="frames of several tokens take about that at most; a newcomer may have to wait for one",
+    )
     drafts: tuple[str, ...] = Field(
         default=(), description="addresses of draft workers, or where they are found, as --groups"
     )

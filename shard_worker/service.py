@@ -4,10 +4,10 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import aclosing
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -215,29 +215,44 @@ class ShardService(shard_service_pb2_grpc.ShardServiceServicer):
     async def _on_torch_thread(self, work: Callable[[], T], then: Callable[[], None] = lambda: None) -> T:
         """Return what `work` returns; `then` follows it on the same thread, and nobody waits for it."""
         loop = asyncio.get_running_loop()
-        answer: Future[T] = Future()
+        answer: asyncio.Future[T] = loop.create_future()
+
+        def settle(result: T | None, error: Exception | None) -> None:
+            if answer.done():
+                return  # nobody waits for it any more
+            if error is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(cast(T, result))
 
         def run() -> None:
-            if not answer.set_running_or_notify_cancel():
+            if answer.cancelled():
                 return
             self._progress.advance()
             try:
-                answer.set_result(work())
+                result = work()
             except Exception as error:
-                answer.set_exception(error)
+                _tell(loop, settle, None, error)
                 self._progress.rest()
                 return
+            _tell(loop, settle, result, None)
             try:
                 then()
             except Exception as error:
-                loop.call_soon_threadsafe(self._on_failure, error)
+                _tell(loop, self._on_failure, error)
             self._progress.rest()
 
         self._thread.submit(run)
         try:
-            return await asyncio.wrap_future(answer)
+            return await answer
         except Refused:
             raise
         except Exception as error:
             self._on_failure(error)
             raise
+
+
+def _tell(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *arguments: object) -> None:
+    """Call back on the loop's thread; nowhere where the process ends and the loop is closed."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(callback, *arguments)

@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 the work failed; 2 wrong usage, settings or checkpoint (on
 interrupted.
 """
 
+import errno
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -87,6 +88,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except TandemError as error:
         click.echo(f"tandem: {error}", err=True)
         return 2
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        click.echo(f"tandem: {error}", err=True)
+        return 1
     except ModuleNotFoundError as error:
         extra = EXTRA_OF_MODULE.get((error.name or "").partition(".")[0])
         if extra is None:

@@ -1,7 +1,6 @@
 """`tandem generate`: one prompt, one streamed answer."""
 
 import asyncio
-import sys
 from typing import Any
 
 import click
@@ -10,7 +9,7 @@ from common.commands.answer import Answer, stream_answer
 from common.commands.client import Client, connected
 from common.commands.gateway_address import GatewayAddress, gateway_address_options
 from common.commands.printers import JsonPrinter, TextPrinter
-from common.commands.request_options import build_request, chat_turns, request_options
+from common.commands.request_options import build_request, chat_turns, prompt_or_stdin, request_options
 from common.commands.summary import summary_lines
 from tandem.v1.inference_service_pb2 import GenerateRequest
 
@@ -37,8 +36,7 @@ def generate(
         raise click.UsageError("--logprobs needs --json")
     if flags["system"] and chat is False:
         raise click.UsageError("--system needs a chat prompt")
-    if prompt is None:
-        prompt = sys.stdin.read()
+    prompt = prompt_or_stdin(prompt)
     asyncio.run(_generate(prompt, gateway, chat, logprobs, as_json, stats, flags))
 
 

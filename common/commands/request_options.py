@@ -1,5 +1,6 @@
 """The flags that say what to ask for, and the request they make."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -42,6 +43,18 @@ _OPTIONS = (
     click.option("--max-draft-tokens", type=click.INT, help="most tokens drafted at once; 0 turns drafting off"),
     click.option("--ignore-eos", is_flag=True, help="keep generating past end-of-text"),
 )
+
+
+def prompt_or_stdin(prompt: str | None) -> str:
+    """Return `prompt`, or without one what standard input holds. Raises UsageError when that cannot be read."""
+    if prompt is not None:
+        return prompt
+    if sys.stdin is None:  # it was closed before this process began
+        raise click.UsageError("there is neither a PROMPT nor a standard input to read it from")
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"standard input is no text in {error.encoding}: {error.reason}") from error
 
 
 def request_options(command: F) -> F:

@@ -13,7 +13,7 @@ from common.commands.client import connected
 from common.commands.gateway_address import GatewayAddress, gateway_address_options
 from common.commands.generate import request_for
 from common.commands.printers import has_colours
-from common.commands.request_options import request_options
+from common.commands.request_options import prompt_or_stdin, request_options
 from common.commands.trace_picture import Style, draw
 from tandem.v1.inference_service_pb2 import GenerateDelta, GenerateFinished, GenerateStarted
 
@@ -32,8 +32,7 @@ def trace(prompt: str | None, gateway: GatewayAddress, chat: bool | None, **flag
     """
     if flags["system"] and chat is False:
         raise click.UsageError("--system needs a chat prompt")
-    if prompt is None:
-        prompt = sys.stdin.read()
+    prompt = prompt_or_stdin(prompt)
     asyncio.run(_trace(prompt, gateway, chat, flags))
 
 

@@ -11,7 +11,7 @@ MAX_LOGPROBS = 20
 MAX_LOGIT_BIASES = 1024
 _NOISED_FOR_TRUNCATION = 8
 _TOP_FOR_TOP_K = 1024  # at most; a larger k is left to the fallback where a draw needs to know
-_TOP_FOR_TOP_P = (64, 128, 256)  # by number of fallbacks
+_TOP_FOR_TOP_P = (128, 256, 512)  # by number of fallbacks
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class SamplingParams:
         """Return Plan.num_top that this sequence wants, after it fell back to whole slices `num_fallbacks`
         times.
 
-        top_k must know the k best; min_p alone, the best; top_p starts with 64 and doubles with each
+        top_k must know the k best; min_p alone, the best; top_p starts with 128 and doubles with each
         fallback.
         """
         if not self.is_truncated:

@@ -64,7 +64,7 @@ def choose_from_whole(row: WholeRow, params: SamplingParams) -> Choice:
         raise RequestFailed("the model's logits are not finite")
     scores = row.scores
     if params.is_truncated:
-        order = np.argsort(-row.processed, kind="stable")
+        order = _best_first(row.processed)
         processed = row.processed[order]
         kept = kept_tokens(cumulative_mass(processed[None])[0], processed, None, params)
         count = int(min(kept.high, len(order)))
@@ -73,6 +73,15 @@ def choose_from_whole(row: WholeRow, params: SamplingParams) -> Choice:
         scores[ids] = row.scores[ids]
     token_id = int(scores.argmax())
     return Choice(token_id, float(row.raw[token_id]))
+
+
+def _best_first(values: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """Return the ids by larger value, then lower id. Integers are sorted in half the time of a stable argsort."""
+    bits = (np.float32(0) - values).view(np.int32)  # no -0 comes out of it
+    ascending = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits).astype(np.int64)
+    keys = ascending << 32 | np.arange(len(values))
+    keys.sort()
+    return np.asarray(keys & 0xFFFFFFFF)
 
 
 def _kept(candidates: Candidates, position: int, known: int, params: SamplingParams) -> Kept:

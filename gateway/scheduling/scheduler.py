@@ -93,7 +93,7 @@ class Scheduler:
     def plan(self) -> StepPlan | None:
         """Return the next step, or None when there is nothing to run."""
         assert self._plan_out is None, "the last plan was not committed"
-        decode_tokens = sum(sequence.uncomputed == 1 for sequence in self._running)
+        decode_tokens = sum([sequence.uncomputed == 1 for sequence in self._running])
         decode_tokens += trim_drafts(self._running, self._limits.max_step_tokens - decode_tokens, self.blocks)
         budget = min(self.pacer.allowance(decode_tokens), self._limits.max_step_tokens - decode_tokens)
         chosen: list[tuple[Sequence, int]] = []
@@ -119,12 +119,12 @@ class Scheduler:
         all_chosen = len(chosen) == len(self._running)
         continued = self.run_ahead.continue_by(chosen, self.blocks) if all_chosen and not self._waiting else 0
         run_ahead = self.run_ahead.make_room(chosen, self.blocks, continued) if all_chosen else ()
-        rows = tuple(make_row(sequence, num_ids, continued) for sequence, num_ids in chosen)
+        rows = tuple([make_row(sequence, num_ids, continued) for sequence, num_ids in chosen])
         self._plan_out = StepPlan(
             rows=rows,
-            opens=tuple(sequence for sequence, _ in chosen if not sequence.opened),
+            opens=tuple([sequence for sequence, _ in chosen if not sequence.opened]),
             closes=tuple(self.closes),
-            decode_tokens=sum(len(row.token_ids) for row in rows) - prefill_tokens,
+            decode_tokens=sum([len(row.token_ids) for row in rows]) - prefill_tokens,
             prefill_tokens=prefill_tokens,
             preempted=preempted,
             run_ahead=run_ahead,
@@ -140,7 +140,7 @@ class Scheduler:
         assert plan is self._plan_out, "not the plan that is out"
         self._plan_out = None
         results = list(outcomes)
-        assert len(results) == sum(row.sampled > 0 for row in plan.rows), "one outcome per sampled row"
+        assert len(results) == sum([row.sampled > 0 for row in plan.rows]), "one outcome per sampled row"
         remaining = iter(results)
         for row in plan.rows:
             sequence = row.sequence

@@ -85,6 +85,8 @@ class Sequence:
     @property
     def uncomputed(self) -> int:
         """Number of ids to feed; 1 is a decode."""
+        if self.kind is Kind.GENERATE:  # as `end` has it; asked several times a row
+            return len(self.token_ids) - self.num_computed
         return self.end - self.num_computed
 
     @property

@@ -41,7 +41,7 @@ def convert(
     """Make a checkpoint of SOURCE.
 
     SOURCE is a folder of the Hugging Face hub's layout (safetensors or pytorch_model.bin), a folder with Meta's
-    consolidated.*.pth and params.json, a .pth in gpt-fast's layout, a GGUF file, or a model file of llama2.c.
+    consolidated.*.pth and params.json, a .pth in gpt-fast's layout, a GGUF file, or a .bin or .pt of llama2.c.
     """
     # Imported here since they bring torch, which `--help` does without.
     from shard_worker.checkpoint.chat_templates import chat_template as read_chat_template

@@ -6,7 +6,7 @@ from common.errors import CheckpointError
 from common.manifest import MANIFEST_FILE
 from common.model_store import EMBEDDED_MODEL, model_folder
 from shard_worker.checkpoint.wanted import wanted
-from shard_worker.commands.new_checkpoint import chat_template_option
+from shard_worker.commands.new_checkpoint import chat_template_option, ended_as_by_ctrl_c
 from shard_worker.commands.progress import ProgressBars
 
 
@@ -36,7 +36,7 @@ def download(name: str, force: bool, chat_template: str | None, verify: bool) ->
     from shard_worker.checkpoint.reader import verify as verify_files
 
     template = None if chat_template is None else read_chat_template(chat_template)
-    with ProgressBars() as progress:
+    with ended_as_by_ctrl_c(), ProgressBars() as progress:
         if present:
             verify_files(folder, progress)
         else:

@@ -1,8 +1,10 @@
 """What all commands share that make a checkpoint: the flags, and the place that is not overwritten by accident."""
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import click
 
@@ -27,12 +29,29 @@ force_option = click.option("--force", is_flag=True, help="Replace a checkpoint 
 
 
 @contextmanager
+def ended_as_by_ctrl_c() -> Iterator[None]:
+    """Have SIGTERM, and SIGHUP of a closed terminal, end this block as Ctrl-C does: what is half made is taken away."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    ours = [kind for kind in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(kind) == signal.SIG_DFL]
+    for kind in ours:
+        signal.signal(kind, interrupt)
+    try:
+        yield
+    finally:
+        for kind in ours:
+            signal.signal(kind, signal.SIG_DFL)
+
+
+@contextmanager
 def new_checkpoint(folder: Path, force: bool) -> Iterator[tuple[OutputFolder, ProgressBars]]:
     """Lock the place of a new checkpoint; yields it, and the bars that show how the work goes.
 
     Raises CheckpointError when `folder` is a checkpoint already and not to be replaced, or cannot be one.
     """
-    with OutputFolder(folder) as place, ProgressBars() as progress:
+    with ended_as_by_ctrl_c(), OutputFolder(folder) as place, ProgressBars() as progress:
         if place.exists and not force:
             raise CheckpointError(f"there is a checkpoint in {folder} already; --force replaces it")
         yield place, progress

@@ -23,7 +23,11 @@ def continued(rank: FakeRank) -> list[int]:
     return [from_wire(plan.row_continued or bytes(4), U32, (-1,), "row_continued")[0].item() for plan in rank.plans]
 
 
-def run(test: Callable[[FakeRank, StepLoop], Coroutine[Any, Any, None]], **settings: Any) -> None:
+def run(
+    test: Callable[[FakeRank, StepLoop], Coroutine[Any, Any, None]], max_tokens_per_frame: int = 4, **settings: Any
+) -> None:
+    settings["max_tokens_per_frame"] = max_tokens_per_frame
+
     async def with_loop() -> None:
         async with FakeRank() as rank, running_loop([rank], **settings) as (loop, _):
             await test(rank, loop)
@@ -177,7 +181,11 @@ def test_continued_tokens_are_no_drafts() -> None:
 
 def test_many_streams_over_two_ranks() -> None:
     async def test() -> None:
-        async with FakeRank(0, 2) as one, FakeRank(1, 2) as other, running_loop([one, other]) as (loop, _):
+        async with (
+            FakeRank(0, 2) as one,
+            FakeRank(1, 2) as other,
+            running_loop([one, other], max_tokens_per_frame=4) as (loop, _),
+        ):
             streams = [make_generation([14 + index], 6 + 4 * (index // 2)) for index in range(6)]
             answers = await run_all(loop, *streams)
             assert answers == [counting(14 + index, 6 + 4 * (index // 2)) for index in range(6)]

@@ -25,10 +25,15 @@ def is_one_of_several() -> bool:
 
 
 class SideBySide:
-    """A plugin for one of several processes. Its descriptors are open for as long as the process lives."""
+    """A plugin for one of several processes, which all open the same two paths."""
 
-    def __init__(self) -> None:
-        self._room, self._door = (os.open(path, os.O_RDONLY) for path in (ROOM, DOOR))
+    def __init__(self, room: Path = ROOM, door: Path = DOOR) -> None:
+        self._room, self._door = (os.open(path, os.O_RDONLY) for path in (room, door))
+
+    def pytest_unconfigure(self) -> None:
+        """Give the descriptors back."""
+        for descriptor in (self._room, self._door):
+            os.close(descriptor)
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:

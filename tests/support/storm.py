@@ -1,7 +1,14 @@
-"""Many streams that are given up at random moments and in every way a client can give one up."""
+"""Many streams that are given up at random moments and in every way a client can give one up.
+
+Run as a module, `tests.support.storm ADDRESS COUNT AT_ONCE SEED`, in a process of its own: grpc.aio keeps a connection
+now and then until the garbage collector comes by, and so does the server that is asked whether it keeps any.
+"""
 
 import asyncio
+import json
 import random
+import subprocess
+import sys
 from collections import Counter
 from contextlib import suppress
 from math import inf
@@ -13,6 +20,7 @@ from common.channel import open_channel
 from tandem.v1 import inference_service_pb2 as pb
 from tandem.v1.inference_service_pb2_grpc import InferenceServiceStub
 from tandem.v1.sampling_pb2 import SamplingParams
+from tests.support.cluster import ROOT, environment
 
 if TYPE_CHECKING:
     from tandem.v1.inference_service_pb2_grpc import InferenceServiceAsyncStub
@@ -22,11 +30,18 @@ LONGEST_WAIT_S = 0.3
 STREAM_TIMEOUT_S = 120.0
 
 
-async def storm(address: str, count: int, at_once: int, seed: int) -> Counter[str]:
+def storm(address: str, count: int, at_once: int, seed: int) -> Counter[str]:
     """Run `count` streams, `at_once` at a time; return how many had got how far when they were given up.
 
     That is "nothing" (queued, or in prefill), "started" or "finished".
     """
+    command = [sys.executable, "-m", "tests.support.storm", address, str(count), str(at_once), str(seed)]
+    child = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    assert child.returncode == 0, child.stderr
+    return Counter(json.loads(child.stdout))
+
+
+async def _storm(address: str, count: int, at_once: int, seed: int) -> Counter[str]:
     how_far = Counter[str]()
     free = asyncio.Semaphore(at_once)
     async with open_channel(address) as shared:
@@ -92,3 +107,9 @@ def _random_request(draw: random.Random) -> pb.GenerateRequest:
         ),
         logprobs=draw.choice([None, 3]),
     )
+
+
+if __name__ == "__main__":
+    address, *numbers = sys.argv[1:]
+    count, at_once, seed = map(int, numbers)
+    print(json.dumps(asyncio.run(_storm(address, count, at_once, seed))))

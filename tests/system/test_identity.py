@@ -89,9 +89,14 @@ def test_chunks_of_16_and_shared_prefixes(embedded_model: Path, reference: Answe
     assert all(answer.usage.cached_prompt_tokens >= 64 for answer in again)
 
 
-def test_chunks_of_64_without_prefix_reuse(embedded_model: Path, reference: Answers) -> None:
-    with cluster_of(embedded_model, max_prefill_chunk_tokens=64, prefix_reuse=False) as cluster:
-        assert_same(generate_all(cluster.stub, asked()), reference)
+def test_chunks_of_64_and_frames_of_a_token_without_prefix_reuse(embedded_model: Path, reference: Answers) -> None:
+    settings = {"max_prefill_chunk_tokens": 64, "prefix_reuse": False, "gateway": "max_tokens_per_frame=1"}
+    with cluster_of(embedded_model, **settings) as cluster:
+        alone = [generate(cluster.stub, request) for request in asked()]
+        together = generate_all(cluster.stub, asked())
+    assert_same(alone, reference)
+    assert_same(together, reference)
+    assert all(answer.finished.timings.frames == answer.finished.timings.steps for answer in alone)
 
 
 def test_preemption(embedded_model: Path, reference: Answers) -> None:
@@ -106,17 +111,6 @@ def test_preemption(embedded_model: Path, reference: Answers) -> None:
     assert sum(answer.usage.preemptions for answer in answers) > 0
 
 
-@pytest.mark.parametrize(("tp", "tokens"), [(1, 1), (2, 4)])
-def test_tokens_of_a_frame(embedded_model: Path, reference: Answers, tp: int, tokens: int) -> None:
-    """All other clusters here draw as many as they find useful."""
-    with cluster_of(embedded_model, tp=tp, gateway=(f"max_tokens_per_frame={tokens}", "max_frame_ms=1e5")) as cluster:
-        alone = [generate(cluster.stub, request) for request in asked()]
-        again = among_others(cluster)
-    assert_same(alone, reference)
-    assert_same(again, reference)
-    assert tokens > 1 or all(answer.finished.timings.frames == answer.finished.timings.steps for answer in alone)
-
-
 @pytest.mark.parametrize("tp", [1, 2])
 def test_ranks_that_wait_for_every_frame(embedded_model: Path, reference: Answers, tp: int) -> None:
     """All other clusters here run ahead."""
@@ -127,9 +121,10 @@ def test_ranks_that_wait_for_every_frame(embedded_model: Path, reference: Answer
 
 
 def test_two_ranks(embedded_model: Path, reference: Answers) -> None:
-    with cluster_of(embedded_model, tp=2, max_prefill_chunk_tokens=64) as cluster:
-        for expected, request in zip(reference.values(), asked(), strict=True):
-            assert generate(cluster.stub, request).ids == expected.ids
+    """Frames are of up to four tokens, however long they become; other clusters draw as many as they find useful."""
+    frames = ("max_tokens_per_frame=4", "max_frame_ms=1e5")
+    with cluster_of(embedded_model, tp=2, max_prefill_chunk_tokens=64, gateway=frames) as cluster:
+        assert_same([generate(cluster.stub, request) for request in asked()], reference)
         again = among_others(cluster)
         assert all(answer.usage.cached_prompt_tokens > 0 for answer in again)
         assert_same(again, reference)

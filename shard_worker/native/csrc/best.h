@@ -1,4 +1,4 @@
-// The best few of many values: those not far below the k-th best are gathered in one pass, the rest is never ordered.
+// The best few of many values: those that may be among them are gathered in one pass, the rest is never ordered.
 // Included once per instruction set.
 #pragma once
 
@@ -19,9 +19,27 @@ inline bool comes_first(const Entry& a, const Entry& b) {
     return a.value > b.value || (a.value == b.value && a.index < b.index);
 }
 
-// Gather into `entries` every value that is at least the k-th best less `margin`, and perhaps some that are not.
+// The largest of some values; those that are no numbers are passed over.
+inline float largest(const float* values, int64_t count) {
+    Vec::Reg top = Vec::fill(-INFINITY);
+    int64_t i = 0;
+    for (; i + Vec::width <= count; i += Vec::width) {
+        top = Vec::max(Vec::load(values + i), top);  // the second where the first is no number
+    }
+    float lanes[Vec::width], maximum = -INFINITY;
+    Vec::store(lanes, top);
+    for (float lane : lanes) {
+        maximum = lane > maximum ? lane : maximum;
+    }
+    for (; i < count; i++) {
+        maximum = values[i] > maximum ? values[i] : maximum;
+    }
+    return maximum;
+}
+
+// Gather into `entries` every value that is at least the k-th best, and perhaps some that are not.
 // Values that are no numbers are passed over. Returns the k-th best, or minus infinity where there are fewer.
-inline float gather(const float* values, int64_t count, int64_t k, float margin, std::vector<Entry>& entries) {
+inline float gather(const float* values, int64_t count, int64_t k, std::vector<Entry>& entries) {
     constexpr int64_t run = 64;
     const size_t most = size_t(4 * k + 64);
     float kth = -INFINITY;
@@ -30,22 +48,17 @@ inline float gather(const float* values, int64_t count, int64_t k, float margin,
         std::nth_element(entries.begin(), entries.begin() + (k - 1), entries.end(), comes_first);
         kth = entries[k - 1].value;
         entries.erase(std::remove_if(entries.begin(), entries.end(),
-                                     [&](const Entry& entry) { return entry.value < kth - margin; }),
+                                     [&](const Entry& entry) { return entry.value < kth; }),
                       entries.end());
     };
     size_t next_raise = most;
     for (int64_t start = 0; start < count; start += run) {
         const int64_t stop = std::min(start + run, count);
-        const float floor = kth - margin;
-        float maximum = -INFINITY;
-        for (int64_t i = start; i < stop; i++) {
-            maximum = values[i] > maximum ? values[i] : maximum;
-        }
-        if (maximum < floor) {
+        if (largest(values + start, stop - start) < kth) {
             continue;
         }
         for (int64_t i = start; i < stop; i++) {
-            if (values[i] >= floor) {
+            if (values[i] >= kth) {
                 entries.push_back({values[i], int32_t(i)});
             }
         }

@@ -1,16 +1,13 @@
-// Gumbel noise as sampling/noise.py defines it: exactly for a few ids, and nearly so, at a fraction of the time, for
-// a stretch of ids of which only the best matter. Included once per instruction set.
+// Gumbel noise as sampling/noise.py defines it: exactly for a few ids, and for a stretch of ids which of them it may
+// lift far enough, at a fraction of the time. Included once per instruction set.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 
 namespace {
 
 constexpr uint64_t golden = 0x9E3779B97F4A7C15u;
-// Of approximate noise, with room to spare: its logarithms are right to 1e-4.
-constexpr float noise_error = 1e-3f;
 
 // SplitMix64's finaliser.
 inline uint64_t mix(uint64_t bits) {
@@ -30,29 +27,18 @@ inline float exact_noise(uint64_t start, uint64_t id) {
     return -float(std::log(-std::log1p(minus_u)));
 }
 
-// The natural logarithm of a positive, normal number to about 1e-5: exponent, and a series around 1.
-inline float rough_log(float x) {
-    int32_t bits;
-    std::memcpy(&bits, &x, sizeof bits);
-    const int32_t exponent = (bits - 0x3f3504f3) >> 23;  // so that the rest lies between the square roots of 1/2 and 2
-    bits -= exponent << 23;
-    float rest;
-    std::memcpy(&rest, &bits, sizeof rest);
-    const float s = (rest - 1.0f) / (rest + 1.0f), s2 = s * s;
-    const float series = 2.0f * s * (1.0f + s2 * (1.0f / 3 + s2 * (1.0f / 5 + s2 * (1.0f / 7))));
-    return float(exponent) * 0.69314718f + series;
-}
-
-// out[i] = values[i] + the noise of id first_id + i, to within noise_error and the rounding of the sum.
-inline void add_rough_noise(const float* values, uint64_t start, uint64_t first_id, int64_t count, float* out) {
+// is_near[i]: whether the noise of id first_id + i may be at least -log(most[i]); true too for a few where it is not.
+// The noise is -log(-log(1 - u)) of a hash u, so at most -log(u): that is asked of the hash's highest 24 bits, without
+// a logarithm. Returns whether any is.
+template <int64_t count>
+inline bool noise_may_reach(const float* most, uint64_t start, uint64_t first_id, int32_t* is_near) {
+    int32_t any = 0;
     for (int64_t i = 0; i < count; i++) {
-        const int64_t word = int64_t(mix(start + (first_id + uint64_t(i) + 1) * golden) >> 12);
-        const float u = (float(word) + 0.5f) * 0x1p-52f;
-        const float rest = (float((int64_t(1) << 52) - 1 - word) + 0.5f) * 0x1p-52f;  // 1 - u, with all its digits
-        const float small = u * (1.0f + u * (0.5f + u * (1.0f / 3)));
-        const float large = -rough_log(rest);
-        out[i] = values[i] - rough_log(u < 0.0156f ? small : large);
+        const int32_t highest = int32_t(mix(start + (first_id + uint64_t(i) + 1) * golden) >> 40);
+        is_near[i] = float(highest) * 0x1p-24f <= most[i];
+        any |= is_near[i];
     }
+    return any != 0;
 }
 
 }  // namespace

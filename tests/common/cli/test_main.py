@@ -1,5 +1,6 @@
 """The frame: quick and light help, suggestions, exit codes."""
 
+import errno
 import os
 import shlex
 import signal
@@ -85,6 +86,13 @@ def test_exit_codes_of_errors(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert capsys.readouterr().err == "tandem: no such thing\n"
     assert run_with(monkeypatch, KeyboardInterrupt()) == 130
     assert run_with(monkeypatch, click.ClickException("gone")) == 1
+
+
+def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_with(monkeypatch, OSError(errno.ENOSPC, "No space left on device")) == 1
+    assert capsys.readouterr().err == "tandem: [Errno 28] No space left on device\n"
+    with pytest.raises(OSError, match="our own bug"):
+        run_with(monkeypatch, OSError(errno.EBADF, "our own bug"))
 
 
 def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

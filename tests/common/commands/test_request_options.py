@@ -1,12 +1,14 @@
 """Flags become exactly the request's fields."""
 
+import io
+import sys
 from typing import Any
 
 import click
 import pytest
 
 from common.commands.printers import plain, printable
-from common.commands.request_options import build_request, chat_turns, request_options
+from common.commands.request_options import build_request, chat_turns, prompt_or_stdin, request_options
 from tandem.v1.inference_service_pb2 import GenerateRequest, StoppingParams, Usage
 from tandem.v1.sampling_pb2 import SamplingParams
 from tests.support.click_flags import parsed_flags
@@ -69,3 +71,15 @@ def test_plain_names_every_field() -> None:
 
 def test_control_characters_do_not_reach_a_terminal() -> None:
     assert printable("a\x1b[31mb\tc\nd\x07\x9b\x7fé") == "a[31mb\tc\ndé"
+
+
+def test_a_prompt_comes_from_standard_input_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert prompt_or_stdin("") == "", "an empty prompt is one"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("größer".encode()), "utf-8"))
+    assert prompt_or_stdin(None) == "größer"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff"), "utf-8"))
+    with pytest.raises(click.UsageError, match="no text in utf-8: invalid start byte"):
+        prompt_or_stdin(None)
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(click.UsageError, match="neither a PROMPT nor a standard input"):
+        prompt_or_stdin(None)

@@ -99,7 +99,7 @@ def test_bounds_themselves_are_accepted() -> None:
         (SamplingParams(temperature=1, top_k=40), 8, 40, 0),
         (SamplingParams(temperature=1, top_k=40, top_p=0.9), 8, 40, 0),
         (SamplingParams(temperature=1, top_k=10**9), 8, 1024, 0),
-        (SamplingParams(temperature=1, top_p=0.9), 8, 64, 0),
+        (SamplingParams(temperature=1, top_p=0.9), 8, 128, 0),
     ],
 )
 def test_wanted_list_lengths(params: SamplingParams, noised: int, top: int, raw: int) -> None:
@@ -108,4 +108,4 @@ def test_wanted_list_lengths(params: SamplingParams, noised: int, top: int, raw:
 
 def test_top_p_wants_more_after_fallbacks() -> None:
     params = SamplingParams(temperature=1, top_p=0.9)
-    assert [params.num_top_wanted(n) for n in range(5)] == [64, 128, 256, 256, 256]
+    assert [params.num_top_wanted(n) for n in range(5)] == [128, 256, 512, 512, 512]

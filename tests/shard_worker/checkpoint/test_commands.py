@@ -3,7 +3,7 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from common.cli.main import run
 from common.manifest import MANIFEST_FILE, read_manifest
 from common.model_store import EMBEDDED_MODEL, model_folder
+from shard_worker.commands.progress import ProgressBars
 from tests.support.foreign_checkpoints import save_safe, tiny_architecture, tiny_weights, write_llama2c
 
 Tandem = Callable[..., "Outcome"]
@@ -114,6 +115,44 @@ def test_a_killed_conversion_leaves_no_checkpoint_and_the_next_one_cleans_up(
     assert (tmp_path / ".tiny.partial" / "model.safetensors").exists()
     assert tandem("convert", gguf, "--output", output).code == 0
     assert {p.name for p in tmp_path.iterdir()} == {"model.gguf", "tiny"}
+
+
+@pytest.fixture
+def usual_signals() -> Iterator[dict[int, Any]]:
+    """What a program in the foreground does at signals; one that is started in the background may ignore them."""
+    usual: dict[int, Any] = {signal.SIGINT: signal.default_int_handler}
+    usual |= {signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {kind: signal.signal(kind, handler) for kind, handler in usual.items()}
+    yield usual
+    for kind, handler in before.items():
+        signal.signal(kind, handler)
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("command", ["convert", "download"])
+def test_a_signal_takes_away_what_is_half_made(
+    tandem: Tandem,
+    gguf: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    usual_signals: dict[int, Any],
+    command: str,
+    kind: signal.Signals,
+) -> None:
+    stages = []
+
+    def signalled(self: ProgressBars, stage: str, done_bytes: int, total_bytes: int) -> None:
+        stages.append(stage)
+        assert list((tmp_path / "models").glob(".*.partial/model.safetensors"))
+        signal.raise_signal(kind)
+
+    monkeypatch.setattr(ProgressBars, "__call__", signalled)
+    monkeypatch.setenv("TANDEM_HOME", str(tmp_path))
+    place = ["--output", tmp_path / "models" / "tiny"] if command == "convert" else []
+    done = tandem(command, gguf, *place)
+    assert (done.code, stages) == (130, ["converting"])
+    assert list((tmp_path / "models").iterdir()) == []
+    assert {kind: signal.getsignal(kind) for kind in usual_signals} == usual_signals
 
 
 def test_download_does_nothing_when_the_model_is_there(

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from common.errors import SettingsError
-from shard_worker.collectives import segment as segments
 from shard_worker.collectives.agreement import Collectives, agree_on_shared_memory
-from shard_worker.collectives.segment import Segment, new_name
+from shard_worker.collectives.segment import FOLDER, Segment, new_name, unlink
 from shard_worker.collectives.shared_memory import SharedMemoryGroup
 from tests.support.folder_store import FolderStore
+from tests.support.segments import assert_none_left, segments
 
 WORLD_SIZE = 3
 TIMEOUT_S = 5.0
@@ -92,9 +92,10 @@ def test_a_rank_that_does_not_see_the_segment_decides_for_all(
         return attach(name if rank == 1 else new_name(), size_bytes, rank)
 
     monkeypatch.setattr(Segment, "attach", attach_elsewhere)
+    before = segments()
     assert agree(tmp_path) == [None] * WORLD_SIZE
     assert_told(caplog, "torch.distributed (rank 2: no shared segment: No such file or directory)")
-    assert not list(segments.FOLDER.glob("tandem-*"))
+    assert_none_left(before)
 
 
 def test_no_room_in_shared_memory(
@@ -104,9 +105,10 @@ def test_no_room_in_shared_memory(
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
+    before = segments()
     assert agree(tmp_path) == [None] * WORLD_SIZE
     assert_told(caplog, "torch.distributed (rank 0: no shared segment: No space left on device)")
-    assert not list(segments.FOLDER.glob("tandem-*"))
+    assert_none_left(before)
 
 
 def test_a_rank_that_never_comes_is_an_error_in_time(tmp_path: Path) -> None:
@@ -124,9 +126,9 @@ def test_a_segment_of_another_size_is_not_mapped() -> None:
     name = new_name()
     made = Segment.create(name, 4096)
     try:
-        assert (segments.FOLDER / name).stat().st_mode & 0o777 == 0o600
+        assert (FOLDER / name).stat().st_mode & 0o777 == 0o600
         with pytest.raises(OSError, match="is not a segment of 8192 bytes"):
             Segment.attach(name, 8192, 1)
     finally:
         made.close()
-        segments.unlink(name)
+        unlink(name)

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from shard_worker.collectives.segment import FOLDER
 from shard_worker.selftest import check_shared_memory
+from tests.support.segments import assert_none_left, segments
 
 
 def test_where_it_works() -> None:
-    before = set(FOLDER.glob("tandem-*"))
+    before = segments()
     finding = check_shared_memory()
     assert (finding.level, finding.subject) == ("ok", "/dev/shm")
-    assert set(FOLDER.glob("tandem-*")) <= before
+    assert_none_left(before)
 
 
 def test_where_there_is_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from shard_worker.collectives.segment import FOLDER, STALE_S, new_name, remove_stale
 from tests.support.ranks import ROOT
+from tests.support.segments import assert_none_left, segments
 from tests.support.shared_memory_rank import PATIENCE_S
 
 TIMEOUT_S = 100.0
@@ -71,11 +72,7 @@ def start() -> Iterator[Start]:
         yield start
         for ranks in started:
             ranks.end()
-    assert segments() <= before
-
-
-def segments() -> set[str]:
-    return {path.name for path in FOLDER.glob("tandem-*")}
+    assert_none_left(before)
 
 
 def output(rank: Rank) -> str:
@@ -147,9 +144,9 @@ def test_nothing_is_left_after_all_were_killed(start: Start) -> None:
     before = segments()
     ranks = start("run", 2)
     ranks.wait_running()
-    assert segments() <= before, "the name should be gone once all have mapped it"
+    assert_none_left(before)  # the name is gone once all have mapped it
     ranks.end()
-    assert segments() <= before
+    assert_none_left(before)
 
 
 def test_what_a_rank_left_that_was_killed_between_is_removed_later() -> None:
