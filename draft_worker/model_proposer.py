@@ -4,6 +4,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable
 
+from common.step_protocol import MAX_CONTINUED_PASSES
 from draft_worker.blocks import BlockPool
 from draft_worker.branching import likely_mismatches
 from draft_worker.chain import Chain, Line
@@ -25,7 +26,10 @@ COUNT_EVERY_NS = 20_000_000
 
 
 class ModelProposer:
-    """A Proposer with an engine of one rank. One call of `work` runs one step, so a new ask waits for one at most."""
+    """A Proposer with an engine of one rank. One call of `work` runs one step, so a new ask waits for one at most.
+
+    Where nobody is left to ask, a step drafts all that is wanted.
+    """
 
     def __init__(self, engine: Engine, about: About, beta: Beta, settings: DraftSettings) -> None:
         info = engine.info
@@ -96,15 +100,32 @@ class ModelProposer:
         if not rows:
             return None
         began_ns = time.perf_counter_ns()
+        continued = self._continue_by(rows, began_ns)
         for row in rows:
             if row.chain.ask is not None:
                 row.chain.ask.start()
-                row.chain.ask.num_steps += 1
-        self._stepper.run(rows)
+                row.chain.ask.num_steps += 1 + continued
+        self._stepper.run(rows, continued)
         if all(row.num_ids <= DRAFTING_IDS for row in rows):
-            took_ns = time.perf_counter_ns() - began_ns
+            took_ns = (time.perf_counter_ns() - began_ns) / (1 + continued)
             self._step_ns += (took_ns - self._step_ns) / (AVERAGED_STEPS if self._step_ns else 1)
         return self._ready_drafts()
+
+    def _continue_by(self, rows: list[Row], now_ns: int) -> int:
+        """Return how many more tokens each row may draft in the same step, and give the lines their blocks.
+
+        Only where every text is being drafted for: nobody else can ask then, and wait for a longer step.
+        """
+        asks = [row.chain.ask for row in rows if row.chain.ask is not None and row.can_continue]
+        if not len(asks) == len(rows) == len(self._chains):
+            return 0
+        wanted = min(row.chain.count - len(row.line.tokens) for row in rows)
+        if self._step_ns:
+            left_ns = [ask.due_ns - now_ns for ask in asks if ask.due_ns is not None]
+            wanted = min([wanted, *(int(left / self._step_ns) for left in left_ns)])
+        continued = max(0, min(wanted - 1, MAX_CONTINUED_PASSES))
+        ends = [(row.line, row.chain.length(row.line) + continued) for row in rows]
+        return continued if all(self._pool.extend(line.blocks, end) for line, end in ends) else 0
 
     def _ready_drafts(self) -> list[Draft]:
         now_ns = time.perf_counter_ns()

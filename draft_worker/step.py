@@ -29,6 +29,11 @@ class Row:
         """Whether the row reads the line's last id, and so draws the next one."""
         return self.line.num_read + self.num_ids == self.chain.length(self.line)
 
+    @property
+    def can_continue(self) -> bool:
+        """Whether the engine can feed what it draws: the draft's token is then always the best by noised score."""
+        return self.num_ids == 1 and self.drafts and not truncates(self.chain.text.drawing.sampling)
+
 
 class Stepper:
     """Runs rows on an engine of one rank. `closed` holds sequences the engine is still to be told to forget."""
@@ -38,19 +43,23 @@ class Stepper:
         self._num_opened = 0
         self._unused: list[int] = []
 
-    def run(self, rows: Sequence[Row]) -> None:
-        """Run at least one row; each line's tokens and num_read are then up to date. Blocks must have been given."""
-        plan = self._plan(rows)
-        result = self._engine.step(plan, time.perf_counter_ns())
-        drafting = [row for row in rows if row.drafts]
-        records = Records.of(result, len(drafting)) if drafting else None
-        for row in rows:
-            row.line.num_read += row.num_ids
-        for position, row in enumerate(drafting):
-            assert records is not None
-            row.line.tokens.append(records.token(position, row.chain.text.drawing.sampling))
+    def run(self, rows: Sequence[Row], continued: int = 0) -> None:
+        """Run at least one row; each line's tokens and num_read are then up to date. Blocks must have been given.
 
-    def _plan(self, rows: Sequence[Row]) -> pb.Plan:
+        Rows that all `can_continue` may go on by so many tokens more in the same step.
+        """
+        plan = self._plan(rows, continued)
+        result = self._engine.step(plan, time.perf_counter_ns())
+        drafting, count = [row for row in rows if row.drafts], 1 + continued
+        records = Records.of(result, len(drafting) * count) if drafting else None
+        for row in rows:
+            row.line.num_read += row.num_ids + continued
+        for place, row in enumerate(drafting):
+            assert records is not None
+            sampling = row.chain.text.drawing.sampling
+            row.line.tokens += [records.token(place * count + index, sampling) for index in range(count)]
+
+    def _plan(self, rows: Sequence[Row], continued: int) -> pb.Plan:
         closes, self._closed[:] = self._closed[:], []
         opens = [self._open(row) for row in rows if row.line.sequence is None]
         truncated = any(row.drafts and truncates(row.chain.text.drawing.sampling) for row in rows)
@@ -68,6 +77,7 @@ class Stepper:
             block_tables=to_wire([block for row in rows for block in row.line.blocks], I32),
             num_noised=NUM_NOISED_TRUNCATED if truncated else NUM_NOISED,
             num_top=NUM_TOP if truncated else 0,
+            row_continued=to_wire([continued] * len(rows), U32) if continued else b"",
         )
         # Numbers are free again once the engine has been told.
         self._unused += closes

@@ -68,7 +68,7 @@ class GatewaySettings(ServiceSettings):
     )
     max_frame_ms: PositiveFloat = Field(
         default=50.0,
-        description="frames of several tokens take about that at most: so long may a newcomer's first step have to wait",
+        description="frames of several tokens take about that at most; a newcomer may have to wait for one",
     )
     drafts: tuple[str, ...] = Field(
         default=(), description="addresses of draft workers, or where they are found, as --groups"

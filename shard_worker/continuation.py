@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from common.arrays import F32, I32, from_wire
 from shard_worker.plan import Counts, Floats, Ints, Rows, starts
-from shard_worker.sampling.records import PackedRecords, Resolvable, ResolvedSlice
+from shard_worker.sampling.records import PackedRecords, Resolvable, ResolvedSlice, UndrawnStep
 from shard_worker.sampling.state import SequenceState
 
 
@@ -26,15 +27,15 @@ class Drawn:
     """What n passes over the same R rows came to; n > 1 only of rows that are sampled once each.
 
     records: of all sampled positions, those of a row's passes side by side; without fields where there are none.
-    steps: what Resolve may ask of each pass; empty where nothing is sampled.
-    hidden_SM: the hidden states of the scored positions.
+    steps: what Resolve may ask of each pass, in parts that follow one another; empty where nothing is sampled.
+    hidden_SM: the hidden states of the scored positions, float32.
     winners_A: the last pass's winners of the rows to be run ahead, over all slices; None where they are not merged yet.
     """
 
     records: PackedRecords
-    steps: tuple[Resolvable, ...]
+    steps: tuple[Sequence[Resolvable], ...]
     num_passes: int
-    hidden_SM: Tensor
+    hidden_SM: Tensor | Floats
     winners_A: Ints | None = None
 
     def then(self, later: "Drawn", num_rows: int) -> "Drawn":
@@ -43,28 +44,39 @@ class Drawn:
         records = join((self.records, later.records), num_rows)
         return Drawn(records, (*self.steps, *later.steps), num_passes, self.hidden_SM, later.winners_A)
 
-    def best(self, rows: Rows, members_A: Counts, num_noised: int) -> tuple[Ints, Floats]:
+    def best(self, rows: Rows, members_A: Counts) -> tuple[Ints, Floats]:
         """Return this slice's winners of the last pass over these members of `rows`, sampled once each: ids, scores."""
         last_A = (starts(rows.sampled_R)[members_A] + 1) * self.num_passes - 1
-        ids = from_wire(self.records.fields["noised_ids"], I32, (-1, num_noised), "noised_ids")
-        scores = from_wire(self.records.fields["noised_scores"], F32, (-1, num_noised), "noised_scores")
+        fields = self.records.fields
+        shape = (len(fields["raw_lse"]) // 4, -1)
+        ids = from_wire(fields["noised_ids"], I32, shape, "noised_ids")
+        scores = from_wire(fields["noised_scores"], F32, shape, "noised_scores")
         return ids[last_A, 0], scores[last_A, 0]
+
+    @property
+    def logits_PV(self) -> Tensor:
+        """The first pass's logits, float32[P, V]; only where they were drawn from as they are, in native code."""
+        step = self.steps[0][0]
+        assert isinstance(step, UndrawnStep)
+        return step.raw_PV
 
     @property
     def last_step(self) -> Resolvable | None:
         """What Resolve may ask for, of all passes."""
-        return ContinuedStep(self.steps) if len(self.steps) > 1 else next(iter(self.steps), None)
+        return ContinuedStep(self.steps) if self.steps else None
 
 
 @dataclass(frozen=True, slots=True)
 class ContinuedStep:
     """What Resolve may ask for, of n passes: sampled position p lies in pass p % n, at its position p // n."""
 
-    passes: Sequence[Resolvable]
+    parts: Sequence[Sequence[Resolvable]]
 
     def resolve(self, position: int) -> ResolvedSlice:
         """As LastStep.resolve."""
-        return self.passes[position % len(self.passes)].resolve(position // len(self.passes))
+        num_passes = sum(map(len, self.parts))
+        step = next(islice(chain.from_iterable(self.parts), position % num_passes, None))
+        return step.resolve(position // num_passes)
 
 
 def join(passes: Sequence[PackedRecords], num_rows: int) -> PackedRecords:
@@ -72,7 +84,8 @@ def join(passes: Sequence[PackedRecords], num_rows: int) -> PackedRecords:
 
     def joined(name: str) -> bytes:
         parts = [np.frombuffer(records.fields[name], dtype="<i4").reshape(num_rows, -1) for records in passes]
-        return np.concatenate(parts, axis=1).tobytes()
+        data: bytes = np.concatenate(parts, axis=1).tobytes()
+        return data
 
     return PackedRecords({name: joined(name) for name in passes[0].fields})
 

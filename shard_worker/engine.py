@@ -28,7 +28,7 @@ from shard_worker.native.selection import native_decoder
 from shard_worker.parallel import RankGroup, form_group
 from shard_worker.partition import Partition, partition
 from shard_worker.passes import Passes
-from shard_worker.plan import Bounds, RowReader, Rows
+from shard_worker.plan import Bounds, Floats, RowReader, Rows
 from shard_worker.run_ahead import AheadRows, RunAhead
 from shard_worker.sampling.records import PackedRecords, Resolvable, score_records
 from shard_worker.sampling.state import SequenceState
@@ -139,7 +139,7 @@ class Engine:
         ahead = self._run_ahead.take()
         drawn, used = first_drawn(self._passes, rows, states_R, lengths, ahead_A, ahead)
         while drawn.num_passes <= rows.num_continued:
-            following = self._run_ahead.following(rows, np.arange(len(states_R)), drawn, lengths)
+            following = self._run_ahead.following(rows, np.arange(len(states_R)), drawn)
             self._write(following, states_R)
             drawn = drawn.then(self._passes.run(following, states_R, lengths, ahead_A), len(states_R))
         self._last_step = drawn.last_step
@@ -205,10 +205,11 @@ class Engine:
             ids = rows.ids_N[starts_R[row] : starts_R[row] + int(rows.lengths_R[row])]
             state.write(int(rows.base_lengths_R[row]), ids)
 
-    def _score(self, rows: Rows, plan: pb.Plan, hidden_SM: torch.Tensor) -> list[PackedRecords]:
+    def _score(self, rows: Rows, plan: pb.Plan, scored_SM: torch.Tensor | Floats) -> list[PackedRecords]:
         """Return the records of the scored positions, if there are any."""
         if not len(rows.scored_ids_S):
             return []
+        hidden_SM = torch.as_tensor(scored_SM)
         records = score_records(
             lambda start, stop: self._forward.logits(hidden_SM[start:stop]),
             torch.from_numpy(rows.scored_ids_S.copy()),

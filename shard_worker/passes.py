@@ -22,11 +22,12 @@ class Passes:
 
     def __init__(self, forward: Forward, sampler: GraphSampler | NativeSampler | None, first_id: int) -> None:
         self._forward, self._sampler, self._first_id = forward, sampler, first_id
-        is_native = isinstance(forward.native, NativeDecoder) and isinstance(sampler, NativeSampler)
-        self._native = NativePasses(forward.native) if is_native else None
+        self._native = None
+        if isinstance(forward.native, NativeDecoder) and isinstance(sampler, NativeSampler):
+            self._native = NativePasses(forward.native)
 
     def run_at_once(
-        self, rows: Rows, states_R: Sequence[SequenceState], lengths: ListLengths, ahead_A: Counts | None = None
+        self, rows: Rows, states_R: Sequence[SequenceState], lengths: ListLengths, ahead_A: Counts
     ) -> Drawn | None:
         """Return what all passes of these rows come to, or None where one call cannot compute that.
 
@@ -38,9 +39,7 @@ class Passes:
             torch.set_num_threads(1)  # as in Forward.hidden
         return self._native(rows, states_R, lengths, ahead_A)
 
-    def run(
-        self, rows: Rows, states_R: Sequence[SequenceState], lengths: ListLengths, ahead_A: Counts | None = None
-    ) -> Drawn:
+    def run(self, rows: Rows, states_R: Sequence[SequenceState], lengths: ListLengths, ahead_A: Counts) -> Drawn:
         """As `run_at_once`, but only the rows' first pass where one call cannot compute all."""
         drawn = self.run_at_once(rows, states_R, lengths, ahead_A)
         return drawn or self.draw(rows, states_R, lengths, *self.computed(rows))
@@ -67,9 +66,9 @@ class Passes:
             return Drawn(PackedRecords({}), (), 1, scored_SM)
         if isinstance(self._sampler, NativeSampler):
             packed, step = self._sampler(sampled_PV, states, positions, *lengths)
-            return Drawn(packed, (step,), 1, scored_SM)
+            return Drawn(packed, ((step,),), 1, scored_SM)
         if self._sampler is not None and self._sampler.takes(states):
             records, last = self._sampler(sampled_PV, states, positions, *lengths)
         else:
             records, last = sample_records(sampled_PV, states, positions, self._first_id, *lengths)
-        return Drawn(pack(records), (last,), 1, scored_SM)
+        return Drawn(pack(records), ((last,),), 1, scored_SM)

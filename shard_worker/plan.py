@@ -1,6 +1,6 @@
 """A frame's plan, read and checked: from here on its numbers can be trusted."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -80,19 +80,27 @@ class Rows:
 
     def following(self, members_A: Counts, ids_A: Ints, num_passes: int = 1) -> "Rows":
         """Return the rows that follow these after so many passes: one id each, to be sampled; continued less often."""
+        rows = self if len(members_A) == len(self.sequences_R) else self.select(members_A)
         ones_A = np.ones(len(members_A), dtype=np.int64)
         return Rows(
-            sequences_R=self.sequences_R[members_A],
-            base_lengths_R=self.ends_R[members_A] + (num_passes - 1),
+            sequences_R=rows.sequences_R,
+            base_lengths_R=rows.ends_R + (num_passes - 1),
             lengths_R=ones_A,
             sampled_R=ones_A,
-            scored_R=ones_A * 0,
+            scored_R=ones_A - 1,
             ids_N=ids_A,
-            blocks_R=self.blocks_R[members_A],
-            block_tables=_parts(self.block_tables, self.blocks_R, members_A),
+            blocks_R=rows.blocks_R,
+            block_tables=rows.block_tables,
             scored_ids_S=self.scored_ids_S[:0],
-            run_ahead_R=self.run_ahead_R[members_A],
-            continued_R=np.maximum(self.continued_R[members_A] - num_passes, 0),
+            run_ahead_R=rows.run_ahead_R,
+            continued_R=np.maximum(rows.continued_R - num_passes, 0),
+        )
+
+    def equals(self, other: "Rows") -> bool:
+        """Return whether another step's rows are these, whatever is to be run ahead or continued."""
+        return all(
+            getattr(self, name).tobytes() == getattr(other, name).tobytes()
+            for name in ("ids_N", "base_lengths_R", "sequences_R", "lengths_R", "sampled_R", "scored_R", "block_tables")
         )
 
 
@@ -110,7 +118,10 @@ class RowReader:
 
     def __call__(self, plan: pb.Plan) -> Rows:
         """Return the plan's rows. Raises Refused (BAD_PLAN) for anything a rank cannot compute."""
-        fields = tuple(getattr(plan, name) for name in _SHAPE_FIELDS)
+        fields = (
+            plan.row_sequences, plan.row_lengths, plan.row_sampled, plan.row_scored, plan.row_blocks,
+            plan.block_tables, plan.row_run_ahead, plan.row_continued,
+        )  # fmt: skip
         if fields != self._read:
             self._shapes, self._read = _shapes(plan, self._bounds), fields
         shapes, size = self._shapes, self._bounds.vocabulary_size
@@ -125,19 +136,12 @@ class RowReader:
         _require(not shapes.num_scored or _inside(scored_ids_S, size), "a scored id outside the vocabulary")
         _require(plan.num_noised >= 1 or not shapes.num_sampled, "num_noised is 0")
         _require(plan.num_scored_raw >= 1 or not shapes.num_scored, "num_scored_raw is 0")
-        return replace(shapes.rows, base_lengths_R=base_lengths_R, ids_N=ids_N, scored_ids_S=scored_ids_S)
+        return shapes.rows_at(base_lengths_R, ids_N, scored_ids_S)
 
 
 def read_rows(plan: pb.Plan, bounds: Bounds) -> Rows:
     """Return the rows of one plan, as RowReader does."""
     return RowReader(bounds)(plan)
-
-
-# What tells the rows' shapes, in the order of `Rows`.
-_SHAPE_FIELDS = (
-    "row_sequences", "row_lengths", "row_sampled", "row_scored", "row_blocks", "block_tables", "row_run_ahead",
-    "row_continued",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,14 @@ class _Shapes:
     num_sampled: int
     num_scored: int
     most_base_R: Counts
+
+    def rows_at(self, base_lengths_R: Counts, ids_N: Ints, scored_ids_S: Ints) -> Rows:
+        """Return the rows with these."""
+        rows = self.rows
+        return Rows(
+            rows.sequences_R, base_lengths_R, rows.lengths_R, rows.sampled_R, rows.scored_R, ids_N, rows.blocks_R,
+            rows.block_tables, scored_ids_S, rows.run_ahead_R, rows.continued_R,
+        )  # fmt: skip
 
 
 def _shapes(plan: pb.Plan, bounds: Bounds) -> _Shapes:

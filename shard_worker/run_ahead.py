@@ -26,29 +26,33 @@ _Wanted = tuple[Rows, Seq[SequenceState], ListLengths]
 
 @dataclass(frozen=True)
 class AheadRows:
-    """A rows of one id each that were computed unasked, their logits float32[A, V], and when that was.
+    """A rows of one id each that were computed unasked, and when that was.
 
-    `drawn` is what was drawn from them, if that could be known, by `states_A` in lists of `lengths`.
+    They came to logits, float32[A, V], or were drawn from at once by `states_A` in lists of `lengths`.
     """
 
     rows: Rows
     states_A: Seq[SequenceState]
     lengths: ListLengths
-    logits_AV: Tensor
-    drawn: Drawn | None
+    came_to: Tensor | Drawn
     began_ns: int
     ended_ns: int
     collective_ns: int
 
+    @property
+    def logits_AV(self) -> Tensor:
+        """Their logits."""
+        return self.came_to.logits_PV if isinstance(self.came_to, Drawn) else self.came_to
+
     def answer(self, rows: Rows, states_R: Seq[SequenceState], lengths: ListLengths) -> Drawn | None:
         """Return what was drawn where it is what a plan wants: of the same rows, in order, in the same lists."""
         is_same = (
-            self.drawn is not None
-            and lengths == self.lengths
-            and len(states_R) == len(self.states_A)
-            and all(map(is_, states_R, self.states_A))
+            lengths == self.lengths and len(states_R) == len(self.states_A) and all(map(is_, states_R, self.states_A))
         )
-        return self.drawn if is_same and (self.find(rows) == np.arange(len(states_R))).all() else None
+        if not is_same or not isinstance(self.came_to, Drawn):
+            return None
+        in_order = self.rows.equals(rows) or (self.find(rows) == np.arange(len(states_R))).all()
+        return self.came_to if in_order else None
 
     def find(self, rows: Rows) -> Counts:
         """Return where each row of a plan lies here, or -1 where it does not, int64[R]."""
@@ -96,13 +100,13 @@ class RunAhead:
         self._wanted = None
         if len(members_A):
             states_A = [states_R[member] for member in members_A.tolist()]
-            self._wanted = self.following(rows, members_A, drawn, lengths), states_A, lengths
+            self._wanted = self.following(rows, members_A, drawn), states_A, lengths
 
-    def following(self, rows: Rows, members_A: Counts, drawn: Drawn, lengths: ListLengths) -> Rows:
+    def following(self, rows: Rows, members_A: Counts, drawn: Drawn) -> Rows:
         """Return the rows that put the winners behind these members of `rows`. Meets the other ranks."""
-        winners_A = drawn.winners_A
-        if winners_A is None:
-            winners_A = self._merged(*drawn.best(rows, members_A, lengths.num_noised))
+        winners_A = drawn.winners_A  # of as many rows: of the very same ones, for it is some of `rows`, or all
+        if winners_A is None or len(winners_A) != len(members_A):
+            winners_A = self._merged(*drawn.best(rows, members_A))
         return rows.following(members_A, winners_A, drawn.num_passes)
 
     def run(self) -> None:
@@ -110,11 +114,13 @@ class RunAhead:
         if self._wanted is None:
             return
         began_ns = time.perf_counter_ns()
-        wanted, self._wanted = self._wanted, None
-        drawn = self._passes.run_at_once(*wanted)
-        logits_AV = self._passes.computed(wanted[0])[0] if drawn is None else drawn.steps[0].raw_PV
+        (rows, states_A, lengths), self._wanted = self._wanted, None
+        # Alone it knows the winners at once; others are met in the next step, if that wants to know.
+        everyone = np.arange(len(states_A) if self._group.world_size == 1 else 0)
+        drawn = self._passes.run_at_once(rows, states_A, lengths, everyone)
+        came_to = self._passes.computed(rows)[0] if drawn is None else drawn
         collective_ns = self._group.take_collective_ns()
-        self._done = AheadRows(*wanted, logits_AV, drawn, began_ns, time.perf_counter_ns(), collective_ns)
+        self._done = AheadRows(rows, states_A, lengths, came_to, began_ns, time.perf_counter_ns(), collective_ns)
 
     def _merged(self, ids_A: Ints, scores_A: Floats) -> Ints:
         """Return the ids with the best score over all slices, int32[A]; of equal ones the lowest."""

@@ -18,7 +18,7 @@ def first_drawn(
     rows: Rows,
     states_R: Sequence[SequenceState],
     lengths: ListLengths,
-    ahead_A: Counts | None,
+    ahead_A: Counts,
     ahead: AheadRows | None,
 ) -> tuple[Drawn, AheadRows | None]:
     """Return what `rows` come to in one pass, or in all, and `ahead` again where it was of use.

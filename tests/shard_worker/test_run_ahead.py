@@ -4,11 +4,10 @@ import numpy as np
 
 from common.arrays import F32, from_wire
 from tandem.shard.v1 import shard_service_pb2 as pb
+from tests.support.answered import records
 from tests.support.local_ranks import LocalRanks
 from tests.support.plans import PlanRow, greedy_open, make_plan, merged_greedy, merged_rows
 from tests.support.three_sequences import BLOCKS, PROMPTS, opened
-
-TIMES = ("queue_ns", "compute_ns", "collective_ns", "encode_ns", "ahead_ns")
 
 
 class Session:
@@ -39,15 +38,6 @@ class Session:
 
     def _run(self, plan: pb.Plan) -> list[pb.StepResult]:
         return list(self._ranks.run(plan))
-
-
-def records(results: list[pb.StepResult]) -> list[bytes]:
-    """All that was answered but for times."""
-    copies = [pb.StepResult.FromString(result.SerializeToString()) for result in results]
-    for copy in copies:
-        for name in TIMES:
-            copy.ClearField(name)
-    return [copy.SerializeToString(deterministic=True) for copy in copies]
 
 
 def script(session: Session) -> None:

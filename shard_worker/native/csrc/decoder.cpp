@@ -1,16 +1,16 @@
 // A decoder step in six phases a layer. At few rows, what is multiplied (norms, merged heads) is computed by every
 // thread that takes part in the product, for itself: that is cheaper than another phase. At many rows it is not.
+// At few rows no thread waits for one that lost its core in a product or in attention: these are the phases that last.
 #include "decoder.h"
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <vector>
 
 #include "activations.h"
 #include "lookup.h"
-#include "merge.h"
 #include "rope.h"
+#include "stretches.h"
 
 namespace tandem {
 
@@ -18,10 +18,7 @@ namespace {
 
 constexpr int64_t phases_per_layer = 12;  // with the two all-reduces, and four that make what is multiplied
 constexpr int64_t many_rows = 8;
-
-struct Stretch {
-    int64_t token, start, stop;
-};
+constexpr int64_t most_backed_rows = 64;  // of more, results are not copied once again
 
 // One thread's own activations.
 struct Local {
@@ -29,7 +26,7 @@ struct Local {
 
     const int thread;
     Activations activations;
-    std::vector<float> gate_up, scores;
+    std::vector<float> gate_up, scores, results;
     int64_t next_phase = 0;
 };
 
@@ -38,18 +35,10 @@ class StepJob : public Job {
     StepJob(const Kernels& kernels, const Team& team, const Model& model, const Step& step)
         : Job(phases_per_layer * model.num_layers + 3, team.size()), kernels_(kernels), model_(model), step_(step),
           layers_(model.layers, model.layers + model.num_layers), threads_(team.size()), rows_(step.num_tokens),
-          query_width_(model.query_heads * model.head_dim), gated_width_(layers_[0].down.columns) {
-        for (int64_t token = 0; token < rows_; token++) {
-            first_stretch_.push_back(stretches_.size());
-            const int64_t context = step.positions[token] + 1;
-            for (int64_t start = 0; start < context; start += attention_stretch) {
-                stretches_.push_back({token, start, std::min(start + attention_stretch, context)});
-            }
-        }
-        first_stretch_.push_back(stretches_.size());
+          query_width_(model.query_heads * model.head_dim), gated_width_(layers_[0].down.columns),
+          stretches_(model_, step) {
         qkv_.resize(rows_ * layers_[0].qkv.rows);
         gated_.resize(rows_ * gated_width_);
-        partials_.resize(stretches_.size() * model.query_heads * (model.head_dim + 2));
         if (rows_ >= many_rows) {
             const Layer& layer = layers_[0];
             const Matrix* matrices[] = {&layer.qkv, &layer.output, &layer.gate_up, &layer.down};
@@ -68,10 +57,9 @@ class StepJob : public Job {
             project(layer, local);
             rotate_and_store(layer, local);
             attend(layer, local);
-            add_to_hidden(output, layer.output, thread, local,
-                          [&](int64_t token, float* x) { merge(token, x); });
+            add_to_hidden(output, layer.output, local, [&](int64_t token, float* x) { stretches_.merge(token, x); });
             feed_forward(layer, local);
-            add_to_hidden(down, layer.down, thread, local, [&](int64_t token, float* x) {
+            add_to_hidden(down, layer.down, local, [&](int64_t token, float* x) {
                 std::copy_n(gated_.data() + token * gated_width_, gated_width_, x);
             });
             if (failure_) {
@@ -86,35 +74,61 @@ class StepJob : public Job {
   private:
     enum Product { qkv, output, gate_up, down, num_products };
 
+    // Where a product goes: [rows_, ldo]; added to what is there or not.
+    struct Target {
+        float* out;
+        int64_t ldo;
+        bool accumulate;
+    };
+
     // A phase that multiplies what fill(token, x) makes. A thread that makes it for itself does so once it took a
-    // piece, and not before: only then does nobody change what it is made of. body(activations, first, last) gets rows
-    // of the matrix.
+    // piece, and not before: only then does nobody change what it is made of. body(activations, first, last, target)
+    // gets columns of the target.
     template <class Fill, class Body>
-    void run_product(Product product, const Matrix& matrix, int64_t rows, Local& local, Fill fill, Body body) {
+    void run_product(Product product, const Matrix& matrix, const Target& target, int64_t columns, Local& local,
+                     Fill fill, Body body) {
         const int64_t making = local.next_phase++, multiplying = local.next_phase++;
-        const int64_t piece = piece_of(matrix, rows, threads_);
+        const int64_t piece = piece_of(matrix, columns, threads_);
         const auto make = [&](Activations& activations, int64_t first, int64_t last) {
             for (int64_t token = first; token < last; token++) {
                 fill(token, activations.x() + token * matrix.columns);
             }
             activations.prepare(kernels_, matrix, first, last, model_.rounds);
         };
-        if (rows_ >= many_rows) {
-            Activations& shared = shared_[product];
-            run_phase(making, local.thread, rows_, 4, [&](int64_t first, int64_t last) { make(shared, first, last); });
-            run_phase(multiplying, local.thread, rows, piece,
-                      [&](int64_t first, int64_t last) { body(shared, first, last); });
+        const bool is_shared = rows_ >= many_rows;
+        Activations& activations = is_shared ? shared_[product] : local.activations;
+        if (is_shared) {
+            run_phase(making, local.thread, rows_, 4,
+                      [&](int64_t first, int64_t last) { make(activations, first, last); });
+        }
+        if (rows_ > most_backed_rows) {
+            run_phase(multiplying, local.thread, columns, piece,
+                      [&](int64_t first, int64_t last) { body(activations, first, last, target); });
             return;
         }
-        bool made = false;
-        run_phase(multiplying, local.thread, rows, piece, [&](int64_t first, int64_t last) {
+        bool made = is_shared;
+        const auto compute = [&](int64_t first, int64_t last) {
             if (!made) {
-                local.activations.resize(matrix, rows_);
-                make(local.activations, 0, rows_);
+                activations.resize(matrix, rows_);
+                make(activations, 0, rows_);
                 made = true;
             }
-            body(local.activations, first, last);
-        });
+            local.results.resize(rows_ * (last - first));
+            body(activations, first, last, Target{local.results.data() - first, last - first, false});
+        };
+        run_backed_phase(multiplying, local.thread, columns, piece, compute, [&](int64_t first, int64_t last) {
+            commit(local.results.data(), first, last, target);
+        }, is_shared ? equal : shrinking);
+    }
+
+    void commit(const float* results, int64_t first, int64_t last, const Target& target) const {
+        const int64_t count = last - first;
+        for (int64_t row = 0; row < rows_; row++) {
+            float* out = target.out + row * target.ldo + first;
+            for (int64_t at = 0; at < count; at++) {
+                out[at] = target.accumulate ? out[at] + results[row * count + at] : results[row * count + at];
+            }
+        }
     }
 
     // hidden = the tokens' embeddings, which lie with the rank whose slice has their ids.
@@ -134,17 +148,17 @@ class StepJob : public Job {
         }
     }
 
-    void multiply(const Activations& activations, const Matrix& matrix, int64_t first, int64_t last, float* out,
-                  int64_t ldo, bool accumulate) const {
-        activations.multiply(kernels_, matrix, first, last, out, ldo, accumulate, model_.rounds);
+    void multiply(const Activations& activations, const Matrix& matrix, int64_t first, int64_t last,
+                  const Target& target) const {
+        activations.multiply(kernels_, matrix, first, last, target.out, target.ldo, target.accumulate, model_.rounds);
     }
 
     void project(const Layer& layer, Local& local) {
         run_product(
-            qkv, layer.qkv, layer.qkv.rows, local,
+            qkv, layer.qkv, {qkv_.data(), layer.qkv.rows, false}, layer.qkv.rows, local,
             [&](int64_t token, float* x) { norm(layer.attention_norm, token, x); },
-            [&](const Activations& x, int64_t first, int64_t last) {
-                multiply(x, layer.qkv, first, last, qkv_.data(), layer.qkv.rows, false);
+            [&](const Activations& x, int64_t first, int64_t last, const Target& target) {
+                multiply(x, layer.qkv, first, last, target);
             });
     }
 
@@ -170,83 +184,53 @@ class StepJob : public Job {
     }
 
     void attend(const Layer& layer, Local& local) {
-        const int64_t heads = model_.kv_heads, num_stretches = int64_t(stretches_.size());
+        const int64_t heads = model_.kv_heads, count = stretches_.count();
         // A stretch's heads lie side by side in memory: where there are stretches for all threads, one takes them all.
-        const int64_t piece = num_stretches >= 4 * threads_ ? heads : 1;
+        const int64_t piece = count >= 4 * threads_ ? heads : 1;
         local.scores.resize(attention_stretch * model_.query_heads);
-        run_phase(local.next_phase++, local.thread, num_stretches * heads, piece, [&](int64_t first, int64_t last) {
+        local.results.resize(stretches_.size());
+        const auto compute = [&](int64_t first, int64_t last) {
             for (int64_t index = first; index < last; index++) {
-                attend_head(layer, index / heads, index % heads, local.scores.data());
+                stretches_.attend(kernels_, layer, qkv_.data(), layer.qkv.rows, index / heads, index % heads,
+                                  local.scores.data(), local.results.data());
             }
-        });
-    }
-
-    void attend_head(const Layer& layer, int64_t stretch_index, int64_t kv_head, float* scores) {
-        const Stretch& stretch = stretches_[stretch_index];
-        const int64_t query = model_.first_query[kv_head], head_dim = model_.head_dim;
-        AttentionTask task;
-        task.query = qkv_.data() + stretch.token * layer.qkv.rows + query * head_dim;
-        task.cache = layer.cache;
-        task.blocks = step_.blocks + step_.table_starts[stretch.token];
-        task.block_size = model_.block_size;
-        task.kv_heads = model_.kv_heads;
-        task.kv_head = kv_head;
-        task.head_dim = head_dim;
-        task.queries = model_.first_query[kv_head + 1] - query;
-        const int64_t first = layer.window ? step_.positions[stretch.token] + 1 - layer.window : 0;
-        task.start = std::max(stretch.start, first);
-        task.stop = stretch.stop;
-        task.scores = scores;
-        task.out = partial(stretch_index, query);
-        if (task.start >= task.stop) {  // outside the window: nothing, with weight 0
-            std::fill_n(task.out, task.queries * (head_dim + 2), 0.0f);
-            for (int64_t g = 0; g < task.queries; g++) {
-                task.out[g * (head_dim + 2) + head_dim] = -INFINITY;
-            }
-            return;
-        }
-        (model_.cache_is_bfloat16 ? kernels_.attend_bfloat16 : kernels_.attend_float32)(task);
-    }
-
-    // Put a token's heads together from their stretches.
-    void merge(int64_t token, float* heads) {
-        const int64_t head_dim = model_.head_dim, begin = first_stretch_[token], end = first_stretch_[token + 1];
-        for (int64_t query = 0; query < model_.query_heads; query++) {
-            const int64_t stride = model_.query_heads * (head_dim + 2);
-            merge_stretches(partial(begin, query), end - begin, stride, head_dim, heads + query * head_dim);
-        }
+        };
+        run_backed_phase(local.next_phase++, local.thread, count * heads, piece, compute,
+                         [&](int64_t first, int64_t last) {
+                             const int64_t begin = stretches_.begin(first % heads), head = first % heads + last - first;
+                             std::copy(local.results.data() + begin, local.results.data() + stretches_.begin(head),
+                                       stretches_.partial(first / heads) + begin);
+                         });
     }
 
     void feed_forward(const Layer& layer, Local& local) {
         const Matrix& both = layer.gate_up;
         run_product(
-            gate_up, both, gated_width_, local,
+            gate_up, both, {gated_.data(), gated_width_, false}, gated_width_, local,
             [&](int64_t token, float* x) { norm(layer.feed_forward_norm, token, x); },
-            [&](const Activations& x, int64_t first, int64_t last) {
+            [&](const Activations& x, int64_t first, int64_t last, const Target& target) {
                 // Both halves' outputs land at [m, 0 .. count) of their own buffer.
-                const int64_t count = last - first;
+                const int64_t count = last - first, after = gated_width_ + first;
                 local.gate_up.resize(2 * rows_ * count);
                 float *gate = local.gate_up.data(), *up = gate + rows_ * count;
-                const int64_t after = gated_width_ + first;
-                multiply(x, both, first, last, gate - first, count, false);
-                multiply(x, both, after, after + count, up - after, count, false);
+                multiply(x, both, first, last, {gate - first, count, false});
+                multiply(x, both, after, after + count, {up - after, count, false});
                 for (int64_t m = 0; m < rows_; m++) {
-                    kernels_.silu_mul(gate + m * count, up + m * count, count,
-                                      gated_.data() + m * gated_width_ + first);
+                    kernels_.silu_mul(gate + m * count, up + m * count, count, target.out + m * target.ldo + first);
                 }
             });
     }
 
     // hidden += what `fill` makes times the matrix, over all ranks.
     template <class Fill>
-    void add_to_hidden(Product product, const Matrix& matrix, int thread, Local& local, Fill fill) {
-        float* out = step_.part ? step_.part : step_.hidden;
-        run_product(product, matrix, matrix.rows, local, fill,
-                    [&](const Activations& x, int64_t first, int64_t last) {
-                        multiply(x, matrix, first, last, out, model_.width, !step_.part);
+    void add_to_hidden(Product product, const Matrix& matrix, Local& local, Fill fill) {
+        const Target target{step_.part ? step_.part : step_.hidden, model_.width, !step_.part};
+        run_product(product, matrix, target, matrix.rows, local, fill,
+                    [&](const Activations& x, int64_t first, int64_t last, const Target& to) {
+                        multiply(x, matrix, first, last, to);
                     });
         if (step_.part) {
-            run_alone(local.next_phase++, thread, [&] { all_reduce(); });
+            run_alone(local.next_phase++, local.thread, [&] { all_reduce(); });
         }
     }
 
@@ -264,19 +248,14 @@ class StepJob : public Job {
         kernels_.norm(step_.hidden + token * model_.width, weight, model_.eps, model_.width, out);
     }
 
-    float* partial(int64_t stretch, int64_t query) {
-        return partials_.data() + (stretch * model_.query_heads + query) * (model_.head_dim + 2);
-    }
-
     const Kernels& kernels_;
     const Model model_;
     const Step step_;
     const std::vector<Layer> layers_;
     const int threads_;
     const int64_t rows_, query_width_, gated_width_;
-    std::vector<Stretch> stretches_;
-    std::vector<int64_t> first_stretch_;  // of each token, and the end
-    std::vector<float> qkv_, gated_, partials_;
+    Stretches stretches_;
+    std::vector<float> qkv_, gated_;
     Activations shared_[num_products];
     std::atomic<int> failure_{0};
 };

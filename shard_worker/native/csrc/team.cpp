@@ -13,6 +13,10 @@ namespace {
 constexpr int spins = 2000;
 constexpr int yields = 20;
 
+// Before a piece is computed anew.
+constexpr std::chrono::microseconds shortest_patience{40};
+constexpr int looks_per_clock = 8;
+
 void relax() {
 #if defined(__x86_64__)
     _mm_pause();
@@ -41,9 +45,14 @@ bool came_true(Ready ready) {
 
 }  // namespace
 
-void Job::Phase::add(uint32_t count, uint32_t all) {
-    // Sequentially consistent, as is the sleepers' side: either they see the last piece, or we see them.
-    if (done.fetch_add(count) + count == all && sleepers.load()) {
+void Job::Phase::add(const Split& split, int64_t first, int64_t last) {
+    const int64_t range = split.range_of(first), size = split.begin(range + 1) - split.begin(range);
+    const uint32_t count = uint32_t(last - first);
+    if (ranges[range].done.fetch_add(count, std::memory_order_acq_rel) + count != size) {
+        return;
+    }
+    // Sequentially consistent, as is the sleepers' side: either they see the last range, or we see them.
+    if (done.fetch_add(1) + 1 == split.ranges && sleepers.load()) {
         done.notify_all();
     }
 }
@@ -57,6 +66,23 @@ void Job::Phase::wait(uint32_t all) {
         done.wait(seen);
     }
     sleepers.fetch_sub(1);
+}
+
+bool Job::Phase::is_over_within(Clock::duration patience, uint32_t all) {
+    const auto is_over = [&] { return done.load(std::memory_order_acquire) == all; };
+    if (is_over()) {
+        return true;
+    }
+    const Clock::time_point end = Clock::now() + std::max<Clock::duration>(patience, shortest_patience);
+    do {
+        for (int i = 0; i < looks_per_clock; i++) {
+            if (is_over()) {
+                return true;
+            }
+            relax();
+        }
+    } while (Clock::now() < end);
+    return is_over();
 }
 
 Team::Team(int num_threads) : size_(std::max(1, num_threads)) {
@@ -86,6 +112,7 @@ void Team::run(std::shared_ptr<Job> job) {
     started_.fetch_add(1);
     started_.notify_all();
     job->work(0);
+    job->settle();
     if (size_ > 1) {
         std::lock_guard lock(mutex_);
         job_ = nullptr;  // who wakes up only now has nothing to do

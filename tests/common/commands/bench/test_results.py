@@ -119,3 +119,11 @@ def test_the_probe_runs_in_a_process_of_its_own() -> None:
 def test_the_machine_is_named() -> None:
     machine = this_machine()
     assert machine.processor and machine.cores >= 1 and machine.python.startswith("3.")
+
+
+def test_compact_weights_are_named() -> None:
+    plain = make_results()
+    compact = replace(plain, model=replace(plain.model, compact_saved_bytes=1))
+    assert not any("compact" in line for line in table_lines(plain))
+    assert any("MB a token (compact)" in line for line in table_lines(compact))
+    assert compact.roofline[0].label == "bfloat16 compact TP 2, 1 stream"
