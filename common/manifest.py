@@ -277,15 +277,6 @@ class Manifest(_Section):
         return self
 
 
-def require_whole_head(manifest: Manifest) -> None:
-    """Raise CheckpointError where the model can only draft, since it knows of some tokens alone."""
-    if (size := manifest.architecture.head_size) is not None:
-        raise CheckpointError(
-            f"{manifest.name} can only draft: its head was trimmed to {size} of "
-            f"{manifest.architecture.vocabulary_size} tokens. Serve the model that it was made of."
-        )
-
-
 def read_manifest(folder: Path) -> tuple[Manifest, str]:
     """Return the manifest of the checkpoint in `folder` and its hash (SHA-256 of the file, in hex).
 
