@@ -117,7 +117,7 @@ class Variations(_Section):
 class Architecture(_Section):
     """The shape of a decoder of the Llama family in the wide sense.
 
-    `family` is a label; without `variations` it is plain Llama. A trimmed head has `head_size` rows, of head.ids' tokens.
+    `family` is a label; without `variations` it is plain Llama. A trimmed head has `head_size` rows, those of head.ids.
     """
 
     family: Literal[
