@@ -16,6 +16,7 @@ from common.commands.stack import running_stack
 from common.commands.up_settings import UpSettings
 from common.settings_sources import resolve
 from common.supervisor import Supervisor
+from tandem.v1.inference_service_pb2 import GetModelResponse
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,13 @@ def _results(
         loads=measured.loads,
         single_stream=measured.single_stream,
         waterfall=waterfall(measured.one) if measured.one is not None else None,
-        weight_bytes_per_step=weight_bytes_per_step(checkpoint, model) if checkpoint else None,
+        weight_bytes_per_step=_weight_bytes_per_step(checkpoint, model) if checkpoint else None,
         bandwidth=bandwidth,
         peak_gb_per_s=peak_gb_per_s or (bandwidth.peak_gb_per_s if bandwidth else None),
         peak_resident_bytes=memory,
         comparison=measured.comparison,
     )
+
+
+def _weight_bytes_per_step(checkpoint: Path, model: GetModelResponse) -> int:
+    return weight_bytes_per_step(checkpoint, model.dtype, model.tensor_parallel_size, model.compact_saved_bytes)

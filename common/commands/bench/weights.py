@@ -35,28 +35,22 @@ def find_checkpoint(model: GetModelResponse, named: str | None) -> Path | None:
         return None
 
 
-def weight_bytes_per_step(folder: Path, model: GetModelResponse) -> int:
-    """Return the bytes of weights that all ranks together read in one decode step of the served model.
-
-    That is what the checkpoint's weights come to, less what ranks say that they save by holding them compact.
-    """
-    return stored_bytes_per_step(folder, model.dtype, model.tensor_parallel_size) - model.compact_saved_bytes
-
-
-def stored_bytes_per_step(folder: Path, dtype: str, tensor_parallel_size: int) -> int:
-    """Return the bytes that a decode step reads of weights in the checkpoint's form.
+def weight_bytes_per_step(folder: Path, dtype: str, tensor_parallel_size: int, compact_saved_bytes: int = 0) -> int:
+    """Return the bytes of weights that all ranks together read in one decode step.
 
     Unquantised matrices count in `dtype`, the type the ranks compute in; everything else as it is stored. Of an
     embedding apart from the head only single rows are read: it is left out. Norms are read by every rank, and KV heads
     by more than one where there are more ranks than KV heads. Of experts, as many count as one token goes to.
+    Ranks tell what they save by holding matrices compact: `compact_saved_bytes`, of all of them.
     """
     manifest, _ = read_manifest(folder)
-    return sum(
+    stored_bytes = sum(
         _read_bytes(name, entry, manifest, COMPUTE_BYTES[dtype], tensor_parallel_size)
         for file in manifest.files
         if file.endswith(".safetensors")
         for name, entry in _header(folder / file)
     )
+    return stored_bytes - compact_saved_bytes
 
 
 def _read_bytes(name: str, entry: dict[str, Any], manifest: Manifest, compute_bytes: int, ranks: int) -> int:

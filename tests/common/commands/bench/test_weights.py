@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from common.commands.bench.weights import find_checkpoint, stored_bytes_per_step, weight_bytes_per_step
+from common.commands.bench.weights import find_checkpoint, weight_bytes_per_step
 from common.errors import CheckpointError
 from common.manifest import MANIFEST_FILE
 from tandem.v1.inference_service_pb2 import GetModelResponse
@@ -46,21 +46,20 @@ def make_checkpoint(folder: Path, tensors: dict[str, tuple[str, tuple[int, ...]]
 
 def test_a_tied_embedding_is_read_as_the_head(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path, TENSORS, tied=True)
-    assert stored_bytes_per_step(folder, "bfloat16", 1) == 2 * (TABLE + KEY + UP) + 4 * NORM
-    assert stored_bytes_per_step(folder, "float32", 1) == 4 * (TABLE + KEY + UP) + 4 * NORM
-    compact = GetModelResponse(dtype="bfloat16", tensor_parallel_size=1, compact_saved_bytes=100)
-    assert weight_bytes_per_step(folder, compact) == 2 * (TABLE + KEY + UP) + 4 * NORM - 100
+    assert weight_bytes_per_step(folder, "bfloat16", 1) == 2 * (TABLE + KEY + UP) + 4 * NORM
+    assert weight_bytes_per_step(folder, "float32", 1) == 4 * (TABLE + KEY + UP) + 4 * NORM
+    assert weight_bytes_per_step(folder, "bfloat16", 1, 100) == 2 * (TABLE + KEY + UP) + 4 * NORM - 100
 
 
 def test_of_an_embedding_of_its_own_only_rows_are_read(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path, TENSORS | HEAD_TENSOR, tied=False)
-    assert stored_bytes_per_step(folder, "bfloat16", 1) == 2 * (TABLE + KEY + UP) + 4 * NORM
+    assert weight_bytes_per_step(folder, "bfloat16", 1) == 2 * (TABLE + KEY + UP) + 4 * NORM
 
 
 def test_ranks_hold_copies_of_norms_and_scarce_kv_heads(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path, TENSORS, tied=True)
-    assert stored_bytes_per_step(folder, "bfloat16", 2) == 2 * (TABLE + KEY + UP) + 2 * 4 * NORM
-    assert stored_bytes_per_step(folder, "bfloat16", 4) == 2 * (TABLE + 2 * KEY + UP) + 4 * 4 * NORM
+    assert weight_bytes_per_step(folder, "bfloat16", 2) == 2 * (TABLE + KEY + UP) + 2 * 4 * NORM
+    assert weight_bytes_per_step(folder, "bfloat16", 4) == 2 * (TABLE + 2 * KEY + UP) + 4 * 4 * NORM
 
 
 def test_quantised_matrices_count_as_they_are_stored(tmp_path: Path) -> None:
@@ -70,7 +69,7 @@ def test_quantised_matrices_count_as_they_are_stored(tmp_path: Path) -> None:
     }
     kept = {name: tensor for name, tensor in TENSORS.items() if ".up." not in name}
     folder = make_checkpoint(tmp_path, kept | quantised, tied=True)
-    assert stored_bytes_per_step(folder, "float32", 1) == 4 * (TABLE + KEY) + UP + 4 * 16 + 4 * NORM
+    assert weight_bytes_per_step(folder, "float32", 1) == 4 * (TABLE + KEY) + UP + 4 * 16 + 4 * NORM
 
 
 def test_of_experts_those_of_one_token_are_read(tmp_path: Path) -> None:
@@ -80,17 +79,17 @@ def test_of_experts_those_of_one_token_are_read(tmp_path: Path) -> None:
     variations = LLAMA_VARIATIONS | {"experts": {"count": 4, "per_token": 2}}
     manifest["architecture"] |= {"family": "mixtral", "variations": variations}
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
-    assert stored_bytes_per_step(folder, "bfloat16", 1) == 2 * (TABLE + KEY + UP + 2 * UP) + 4 * NORM
+    assert weight_bytes_per_step(folder, "bfloat16", 1) == 2 * (TABLE + KEY + UP + 2 * UP) + 4 * NORM
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path, TENSORS, tied=True)
     (folder / "model.safetensors").write_bytes((1 << 40).to_bytes(8, "little"))
     with pytest.raises(CheckpointError, match=r"model\.safetensors: a header of 1099511627776 bytes"):
-        stored_bytes_per_step(folder, "bfloat16", 1)
+        weight_bytes_per_step(folder, "bfloat16", 1)
     (folder / "model.safetensors").write_bytes((4).to_bytes(8, "little") + b"oops")
     with pytest.raises(CheckpointError, match=r"model\.safetensors: its header cannot be read"):
-        stored_bytes_per_step(folder, "bfloat16", 1)
+        weight_bytes_per_step(folder, "bfloat16", 1)
 
 
 def test_the_checkpoint_is_the_one_that_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
