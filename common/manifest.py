@@ -117,8 +117,7 @@ class Variations(_Section):
 class Architecture(_Section):
     """The shape of a decoder of the Llama family in the wide sense.
 
-    `family` is a label. What is computed is in the other fields: without `variations`, plain Llama. The head has a row
-    for every token, but for a draft's that was trimmed: of `head_size` rows, whose tokens the tensor head.ids names.
+    `family` is a label; without `variations` it is plain Llama. A trimmed head has `head_size` rows, those of head.ids.
     """
 
     family: Literal[
@@ -155,8 +154,6 @@ class Architecture(_Section):
         experts = None if self.variations is None else self.variations.experts
         if self.layers * (1 if experts is None else experts.count) > MAX_FEED_FORWARDS:
             raise ValueError(f"more than {MAX_FEED_FORWARDS} feed-forward networks")
-        if self.head_size is not None and (self.head_size >= self.vocabulary_size or self.tied_embeddings):
-            raise ValueError("a trimmed head has fewer rows than there are tokens, and is not the embedding")
         if self.variations is None:
             if self.family != "llama":
                 raise ValueError(f"a {self.family} states its variations")
@@ -275,15 +272,6 @@ class Manifest(_Section):
         if group_size is not None and self.architecture.head_dim % group_size:
             raise ValueError(f"head_group_size {group_size} does not divide head_dim {self.architecture.head_dim}")
         return self
-
-
-def require_whole_head(manifest: Manifest) -> None:
-    """Raise CheckpointError where the model can only draft, since it knows of some tokens alone."""
-    if (size := manifest.architecture.head_size) is not None:
-        raise CheckpointError(
-            f"{manifest.name} can only draft: its head was trimmed to {size} of "
-            f"{manifest.architecture.vocabulary_size} tokens. Serve the model that it was made of."
-        )
 
 
 def read_manifest(folder: Path) -> tuple[Manifest, str]:

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from common.errors import CheckpointError
-from common.manifest import Manifest, require_whole_head
+from common.manifest import Manifest
+from common.whole_head import require_whole_head
 from draft_worker.acceptance import Counts, count_accepted
 from draft_worker.calibration_file import Measured, Pair
 from draft_worker.text_logits import TextModel

@@ -9,10 +9,11 @@ from grpc_reflection.v1alpha import reflection
 from common.errors import SettingsError
 from common.health import HEALTH_SERVICE, HealthBoard
 from common.listening import health_port
-from common.manifest import read_manifest, require_whole_head
+from common.manifest import read_manifest
 from common.process import run_until_signalled
 from common.telemetry.metrics_export import exported, is_read
 from common.telemetry.setup import set_up_tracing
+from common.whole_head import require_whole_head
 from gateway.auth.access import guarded_server, worker_tls
 from gateway.auth.callers import Callers
 from gateway.discovery.discovery import Discovery

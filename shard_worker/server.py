@@ -8,11 +8,12 @@ from collections.abc import Callable
 
 from common.health import HealthBoard
 from common.listening import failure, health_port, worker_server
-from common.manifest import read_manifest, require_whole_head
+from common.manifest import read_manifest
 from common.process import run_until_signalled
 from common.progress import Progress
 from common.telemetry.metrics_export import exported, is_read
 from common.telemetry.setup import set_up_tracing
+from common.whole_head import require_whole_head
 from shard_worker.engine import Engine
 from shard_worker.metrics import RankMetrics
 from shard_worker.service import ShardService

@@ -17,7 +17,6 @@ namespace tandem {
 namespace {
 
 constexpr int64_t phases_per_layer = 12;  // with the two all-reduces, and four that make what is multiplied
-constexpr int64_t many_rows = 8;
 constexpr int64_t most_backed_rows = 64;  // of more, results are not copied once again
 
 // One thread's own activations.

@@ -52,7 +52,10 @@ struct Step {
     void* context;
 };
 
-// Rows of a matrix that a thread takes at once: small enough to share the work evenly.
+// From so many rows on a product is more than reading its weights.
+constexpr int64_t many_rows = 8;
+
+// Rows of a matrix that a thread takes at once, or in the end, where pieces shrink: few enough to share work evenly.
 int64_t piece_of(const Matrix& matrix, int64_t rows, int num_threads);
 
 // Run a step. Returns 0, or what the all-reduce that failed returned.

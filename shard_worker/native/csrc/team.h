@@ -30,7 +30,7 @@ class Job {
     enum Pieces { equal, shrinking };
 
     // Run body(first, last) for pieces of [0, total) until all are done. What they wrote is then visible. Shrinking
-    // pieces hold half of what is left, and `piece` in the end.
+    // pieces hold half of what is left, and `piece` in the end: memory gives more to long runs than to short ones.
     template <class Body>
     void run_phase(int64_t index, int thread, int64_t total, int64_t piece, Body body, Pieces pieces = equal) {
         Phase& phase = phases_[index];
