@@ -16,7 +16,7 @@ def deepen(folder: Path, layers: int, files: int) -> int:
     tensors = load_file(whole)
     whole.unlink()
     repeated = {name: tensors.pop(name) for name in list(tensors) if FIRST in name}
-    placed = {}
+    placed: dict[str, str] = {}
     for i in range(files):
         path = folder / f"model-{i + 1:05}-of-{files:05}.safetensors"
         for layer in range(i * layers // files, (i + 1) * layers // files):
@@ -27,4 +27,5 @@ def deepen(folder: Path, layers: int, files: int) -> int:
         tensors = {}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": placed}))
     edit_config(folder, num_hidden_layers=layers)
-    return max((folder / name).stat().st_size for name in set(placed.values()))
+    largest: int = max((folder / name).stat().st_size for name in set(placed.values()))
+    return largest
