@@ -22,7 +22,7 @@ from tandem.shard.v1 import shard_service_pb2 as pb
 from tests.support.fake_loop import make_generation, read_ids, running_loop, running_loop_of, until
 from tests.support.fake_rank import CHECKPOINT_HASH, FakeRank
 
-SETTINGS = GatewaySettings(model=Path("unused"))
+SETTINGS = GatewaySettings(model=Path("unused"), max_tokens_per_frame=1)
 LONG = 40
 STEP_TIMEOUT_S = 5.0
 

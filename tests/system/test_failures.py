@@ -94,7 +94,7 @@ def test_sigterm_lets_a_stream_finish_and_refuses_new_ones(tiny_model: TinyModel
 
 
 def test_a_stream_that_exceeds_the_drain_budget_is_cut(tiny_model: TinyModel) -> None:
-    settings = {"kv_cache_tokens": 4096, "drain_budget_s": 0.5}
+    settings = {"kv_cache_tokens": 4096, "drain_budget_s": 0.1}
     with running_cluster(model=tiny_model.folder, dtype="float32", **settings) as cluster:
         everybody, stream = family(cluster), started(cluster, LONG)
         cluster.terminate()

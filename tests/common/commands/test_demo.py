@@ -31,15 +31,17 @@ def settings(tmp_path: Path) -> UpSettings:
 
 
 def test_one_answer_and_its_summary(settings: UpSettings, capfd: pytest.CaptureFixture[str]) -> None:
+    before = psutil.Process().children()
     assert asyncio.run(demo.run(settings, "hello", FLAGS, stand_in_up.plan)) == 0
     out, err = capfd.readouterr()
     assert out == "You said hello\n"
     assert "3 generated, ended by end_of_text" in err
-    assert psutil.Process().children() == []
+    assert psutil.Process().children() == before
 
 
 def test_a_rank_that_dies_ends_it_with_1(settings: UpSettings, capfd: pytest.CaptureFixture[str]) -> None:
     plan = functools.partial(stand_in_up.plan, rank_code="raise SystemExit(3)")
+    before = psutil.Process().children()
     assert asyncio.run(demo.run(settings, "hello", FLAGS, plan)) == 1
     assert re.search(r"rank [01] ended unexpectedly, exit code 3", capfd.readouterr().err)
-    assert psutil.Process().children() == []
+    assert psutil.Process().children() == before
