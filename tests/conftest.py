@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -74,3 +75,14 @@ def embedded_model() -> Path:
         return resolve(EMBEDDED_MODEL)
     except CheckpointError as error:
         pytest.fail(f"{error} (`make test` does so by itself)", pytrace=False)
+
+
+@pytest.fixture
+def usual_signals() -> Iterator[dict[int, Any]]:
+    """What a program in the foreground does at signals; one that is started in the background may ignore them."""
+    usual: dict[int, Any] = {signal.SIGINT: signal.default_int_handler}
+    usual |= {signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {kind: signal.signal(kind, handler) for kind, handler in usual.items()}
+    yield usual
+    for kind, handler in before.items():
+        signal.signal(kind, handler)

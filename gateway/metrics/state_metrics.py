@@ -3,7 +3,7 @@
 from collections import Counter as Tally
 from pathlib import Path
 
-from common.commands.bench.weights import stored_bytes_per_step
+from common.commands.bench.weights import weight_bytes_per_step
 from common.errors import CheckpointError
 from common.telemetry.metrics import Counter, Metrics
 from gateway.limits import MAX_DRAFT_TOKENS
@@ -96,7 +96,7 @@ class BandwidthMetrics:
         of_group = group.ranks[0].dtype, len(group.ranks), saved_bytes
         if of_group != self._of_group:
             try:
-                self._weight_bytes = stored_bytes_per_step(self._model, *of_group[:2]) - saved_bytes
+                self._weight_bytes = weight_bytes_per_step(self._model, *of_group)
             except CheckpointError:
                 self._weight_bytes = 0
             self._of_group = of_group

@@ -1,13 +1,10 @@
 """A checkpoint of ours as a source of another one."""
 
-from collections.abc import Iterator
 from pathlib import Path
-
-import torch
 
 from common.errors import CheckpointError
 from shard_worker.checkpoint.reader import CheckpointReader
-from shard_worker.checkpoint.source import ForeignModel, TokenizerSource, row_blocks
+from shard_worker.checkpoint.source import ForeignModel, TokenizerSource
 
 
 def open_checkpoint(folder: Path) -> tuple[ForeignModel, CheckpointReader]:
@@ -38,20 +35,7 @@ def open_stored(folder: Path, work: str) -> tuple[ForeignModel, CheckpointReader
         tokenizer=TokenizerSource(manifest.tokenizer.kind, tokenizer, manifest.tokenizer.bos_id),
         chat_template=template,
         end_of_text_ids=manifest.end_of_text_ids,
-        tensors=_CheckpointTensors(reader),
+        tensors=reader,
         quantization=manifest.quantization,
     )
     return model, reader
-
-
-class _CheckpointTensors:
-    """Blocks of rows of a checkpoint's tensors."""
-
-    def __init__(self, reader: CheckpointReader) -> None:
-        self._reader = reader
-
-    def blocks(self, name: str) -> Iterator[torch.Tensor]:
-        """Yield the tensor's rows from first to last."""
-        shape = self._reader.shape(name)
-        for block in row_blocks(shape[0], shape[-1]):
-            yield self._reader.read(name, 0, block.start, block.stop)

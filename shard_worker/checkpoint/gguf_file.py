@@ -98,13 +98,19 @@ class GgufFile:
                 self.tensors = header.tensors
         except (OSError, ValueError, struct.error) as error:
             raise CheckpointError(f"{path}: not a GGUF file that can be read: {error}") from error
-        self._data = np.memmap(path, mode="r", dtype=np.uint8)
 
     def packed_rows(self, name: str) -> npt.NDArray[np.uint8]:
-        """Return the tensor's stored bytes, one row of blocks per row, u8[rows, row_bytes], mapped."""
+        """Return the tensor's stored bytes, one row of blocks per row, u8[rows, row_bytes], in a mapping of its own.
+
+        What was read of it stays resident as long as the array. Raises CheckpointError when the file is gone.
+        """
         tensor = self.tensors[name]
         rows = math.prod(tensor.shape[:-1])
-        return self._data[tensor.offset : tensor.offset + tensor.num_bytes].reshape(rows, -1)
+        shape = (rows, tensor.num_bytes // rows)
+        try:
+            return np.memmap(self.path, mode="r", dtype=np.uint8, offset=tensor.offset, shape=shape)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{self.path}: {error}") from error
 
 
 class _Header:

@@ -1,7 +1,7 @@
 """Reading a checkpoint: only the slices that this rank needs, and nothing may be left over or missing."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +14,7 @@ from common.errors import CheckpointError
 from common.manifest import Manifest, read_manifest
 from shard_worker.checkpoint.layout import expected_tensors
 from shard_worker.checkpoint.safetensors_header import StoredTensor, read_header
+from shard_worker.checkpoint.source import row_blocks
 
 HASH_CHUNK_BYTES = 1 << 20
 
@@ -67,6 +68,22 @@ class CheckpointReader:
         index = (slice(None),) * dim + (slice(start, stop),)
         part: torch.Tensor = slices[index]
         return part.contiguous()
+
+    def blocks(self, name: str) -> Iterator[torch.Tensor]:
+        """Yield the rows of tensor `name` from first to last, a block at a time, through a mapping of their own.
+
+        What was read stays resident as long as its mapping: so no longer than this one tensor is read. Raises
+        CheckpointError when there is no such tensor, or its file is gone.
+        """
+        stored = self._stored(name)
+        self._unread.discard(name)
+        try:
+            with safe_open(stored.file, framework="pt") as file:
+                rows = file.get_slice(name)
+                for block in row_blocks(stored.shape[0], stored.shape[-1]):
+                    yield rows[block]
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{stored.file}: {error}") from error
 
     def finish(self) -> None:
         """Unmap the files. Raises CheckpointError naming every tensor of which nothing was read."""

@@ -15,8 +15,8 @@ TOKENIZER_FILES: dict[TokenizerKind, str] = {
     "tiktoken": "tiktoken.json",
 }
 
-BLOCK_ELEMENTS = 1 << 22
-"""About how many elements a conversion holds at a time: 16 MiB as float32."""
+BLOCK_ELEMENTS = 1 << 20
+"""About how many elements a conversion works on at a time: 4 MiB as float32, of which arithmetic makes several."""
 
 
 @dataclass(frozen=True)

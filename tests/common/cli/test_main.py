@@ -109,6 +109,7 @@ def test_a_closed_stdout_is_no_error_message() -> None:
     assert result.stderr == ""
 
 
+@pytest.mark.usefixtures("usual_signals")
 def test_ctrl_c_ends_with_130() -> None:
     command_line = [*TANDEM, "generate", "--address", "127.0.0.1:1"]  # waits for its prompt on stdin
     process = subprocess.Popen(command_line, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -53,7 +54,7 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(gateway: FakeGatewayProcess) -> Iterator[Terminal]:
+def terminal(gateway: FakeGatewayProcess, usual_signals: dict[int, Any]) -> Iterator[Terminal]:
     chat = Terminal("--address", gateway.address, "--system", "be kind")
     chat.until("> ")
     yield chat

@@ -91,6 +91,7 @@ def test_an_error_in_mid_answer_keeps_what_came(gateway: FakeGatewayProcess) -> 
     assert result.stderr == "Error: unavailable: a rank is gone (try again in 1 s)\n"
 
 
+@pytest.mark.usefixtures("usual_signals")
 def test_ctrl_c_cancels_the_call(gateway: FakeGatewayProcess) -> None:
     process = subprocess.Popen(
         [*TANDEM, "--address", gateway.address, "slow"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -3,7 +3,7 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,17 +115,6 @@ def test_a_killed_conversion_leaves_no_checkpoint_and_the_next_one_cleans_up(
     assert (tmp_path / ".tiny.partial" / "model.safetensors").exists()
     assert tandem("convert", gguf, "--output", output).code == 0
     assert {p.name for p in tmp_path.iterdir()} == {"model.gguf", "tiny"}
-
-
-@pytest.fixture
-def usual_signals() -> Iterator[dict[int, Any]]:
-    """What a program in the foreground does at signals; one that is started in the background may ignore them."""
-    usual: dict[int, Any] = {signal.SIGINT: signal.default_int_handler}
-    usual |= {signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
-    before = {kind: signal.signal(kind, handler) for kind, handler in usual.items()}
-    yield usual
-    for kind, handler in before.items():
-        signal.signal(kind, handler)
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda kind: kind.name)

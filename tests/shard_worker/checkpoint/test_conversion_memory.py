@@ -1,7 +1,6 @@
 """A conversion holds less than 1.3 times its largest file: the child that reads it, and the converter, each."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,22 +23,28 @@ from tests.support.foreign_checkpoints import (
 
 MIB = 1 << 20
 MAX_RATIO = 1.3
+CHILD = """
+import os, sys
+from common.commands.bench.memory import peak_resident_bytes
+from shard_worker.checkpoint.torch_child import main
+main(sys.argv[1:])
+print(peak_resident_bytes(os.getpid()))
+"""
 
 
 def child_peak_bytes(path: Path, output: Path) -> int:
-    """Return the most memory that a child had which read `path`."""
-    command = [sys.executable, "-m", "shard_worker.checkpoint.torch_child", str(path), str(output)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    last = process.stdout.read().splitlines()[-1]
-    process.stdout.close()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert (json.loads(last), process.returncode) == ({"error": None}, 0)
-    return usage.ru_maxrss * 1024
+    """Return the most memory that a child had which read `path`.
+
+    It says so itself: the largest set of which wait4 tells begins with that of the process that started the child.
+    """
+    command = [sys.executable, "-c", CHILD, str(path), str(output)]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    *_, told, peak_bytes = done.stdout.splitlines()
+    assert json.loads(told) == {"error": None}
+    return int(peak_bytes)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has other units elsewhere")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/self/status")
 def test_the_child_holds_pages_of_the_mapped_file_and_a_block(tmp_path: Path) -> None:
     peaks = {}
     for num_mib in (1, 128):
