@@ -46,9 +46,15 @@ def choose_lengths(
     caps = [max(0, min(row.cap, most, MAX_DRAFT_TOKENS)) for row in rows]
     waits_s = [draft_costs.predict(count) for count in range(max(caps) + 1)]
     arrivals = [draft_costs.arrival_chance(count) for count in range(max(caps) + 1)]
-    order = _candidates(rows, caps)
-    steps_s = [first_s, *((costs.predict(len(rows) + 1 + drafted) or first_s) for drafted in range(len(order)))]
+    steps_s = [first_s, *((costs.predict(len(rows) + 1 + drafted) or first_s) for drafted in range(sum(caps)))]
     best, best_goodput = [0] * len(rows), len(rows) / (first_s + overhead_s)
+    most_value = max((_most_value(row) for row, cap in zip(rows, caps, strict=True) if cap), default=0.0)
+    if all(
+        len(rows) + drafted * most_value <= best_goodput * (step_s + overhead_s)
+        for drafted, step_s in enumerate(steps_s)
+    ):
+        return best  # not even if every token were as good as the best; what follows takes a large batch a while
+    order = _candidates(rows, caps)
     for longest in _worthwhile_limits(rows, caps, waits_s):
         taken: list[int] = []
         num_best, deepest, before = 0, 0, best_goodput
@@ -82,12 +88,21 @@ def _candidates(rows: Sequence[Row], caps: Sequence[int]) -> list[tuple[float, i
     for index, (row, cap) in enumerate(zip(rows, caps, strict=True)):
         key = float("inf")
         for depth, chance in enumerate(row.acceptance.prefix_chances(cap), start=1):
-            value = chance
-            if depth == 1 and row.drafting is not None:
-                value += _HYSTERESIS if row.drafting else -_HYSTERESIS
+            value = _first_value(row) if depth == 1 else chance
             key = min(key, value)
             candidates.append((-key, depth, index, value))
     return sorted(candidates)
+
+
+def _first_value(row: Row) -> float:
+    """Return what a row's first draft token is worth, in expected tokens."""
+    held = 0.0 if row.drafting is None else _HYSTERESIS if row.drafting else -_HYSTERESIS
+    return row.acceptance.chance(0) + held
+
+
+def _most_value(row: Row) -> float:
+    """Return the most that any of a row's draft tokens is worth."""
+    return max(_first_value(row), row.acceptance.chance(0) * row.acceptance.chance(1))
 
 
 def _worthwhile_limits(rows: Sequence[Row], caps: Sequence[int], waits_s: Sequence[float]) -> list[int]:

@@ -32,6 +32,7 @@ class Drafter:
     length: DraftLength
     acceptance: dict[Source, Acceptance]
     record: SpeculationRecord
+    announced: bool = field(default=False, init=False)  # a worker was told of it, or asked
     found: Lookup = field(default=NOTHING, init=False)
     asked_source: Source = field(default="worker", init=False)
     source: Source = field(default="worker", init=False)  # of the draft that is to be verified

@@ -9,6 +9,7 @@ from gateway.speculation.step_costs import DraftCosts, StepCosts
 
 PROBE_STEPS = 50
 PROBE_BUDGET = 0.01  # share of all time that probes may cost
+REST_ROWS, REST_STEPS = 4, 16
 
 
 class DraftLength:
@@ -29,6 +30,11 @@ class DraftLength:
     def row(self, acceptance: Acceptance, cap: int, waits: bool) -> Row:
         """Return this request's row of the next step; `acceptance` is that of the source of its draft."""
         return Row(acceptance, min(cap, self._most), waits, self._drafting)
+
+    @property
+    def is_probing(self) -> bool:
+        """Whether the step that was last settled is a probe."""
+        return self._probed is not None
 
     def probe_succeeded(self) -> bool:
         """Return whether the last step was a probe, and what it drafted was accepted."""
@@ -68,6 +74,12 @@ class LengthControl:
         self._fixed = fixed
         self._longest_tried = 0
         self._debt_s = 0.0
+        self._steps_without = 0
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether a batch of several drafted nothing but probes for REST_STEPS: it may run past what it could draft."""
+        return self._steps_without >= REST_STEPS
 
     def next_lengths(self, drafts: Sequence[DraftLength], rows: Sequence[Row], overhead_s: float) -> list[int]:
         """Return the draft length of each of `rows`, which were made by `drafts`, for the next step. Once a step.
@@ -78,6 +90,7 @@ class LengthControl:
         if self._fixed or not rows:
             return [min(row.cap, self._most) for row in rows]
         wanted = choose_lengths(rows, self._costs, self._draft_costs, overhead_s, self._most)
+        self._steps_without = self._steps_without + 1 if len(rows) >= REST_ROWS and not any(wanted) else 0
         # At most one more than was tried, so that each length is measured once: steps may grow in stairs.
         lengths = [min(length, self._longest_tried + 1) for length in wanted]
         self._longest_tried = max(self._longest_tried, *lengths)

@@ -18,6 +18,7 @@ from gateway.speculation.drafter import SOURCES, Drafter
 from gateway.speculation.length_control import LengthControl
 from gateway.speculation.record import SpeculationRecord
 from gateway.speculation.step_costs import DraftCosts, StepCosts
+from gateway.speculation.worker_use import WorkerUse
 from gateway.waterfall import StepTimes
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class Speculator:
         self._priors = {source: Acceptance() for source in SOURCES}
         self._drafters: dict[Generation, Drafter] = {}
         self._overhead_s = 0.0
-        self._workers_pay = True
+        self._worker_use = WorkerUse()
 
     async def run(self) -> None:
         """Keep the draft workers attached; ends only by cancellation."""
@@ -57,13 +58,11 @@ class Speculator:
                 log.exception("draft workers are no longer asked")
 
     def begin(self, job: Generation) -> None:
-        """A request was submitted: a worker may begin to read its prompt."""
+        """A request was submitted."""
         if job.speculation is None:
             return
         job.sequence.drafts_any_time = self._reads_text
-        self._drafters[job] = drafter = Drafter.of(job, job.speculation, self._priors)
-        if self.pool is not None and self._workers_pay:
-            self.pool.ask(drafter.request, 0, 0.0)
+        self._drafters[job] = Drafter.of(job, job.speculation, self._priors)
 
     def end(self, job: Generation) -> None:
         """A request is over."""
@@ -73,6 +72,7 @@ class Speculator:
 
     async def propose(self) -> None:
         """Give every decoding sequence its draft for the next step; waits for workers as long as that pays."""
+        self._open_prompts()
         drafters = [drafter for drafter in self._drafters.values() if _decodes(drafter.job)]
         if not drafters:
             return
@@ -83,21 +83,21 @@ class Speculator:
         # A row that was run ahead is as good as computed: drafts behind it would have it computed again.
         wanted = {drafter: length for drafter, length in drafting.items() if not drafter.ran_ahead}
         asked = {drafter: length for drafter, length in wanted.items() if drafter.asked_source == "worker"}
-        if any(row.waits and row.cap for row in rows):
-            self._workers_pay = bool(asked)
+        if waiting := sum(row.waits and row.cap > 0 for row in rows):
+            self._worker_use.observe(len(drafters), sum(not d.length.is_probing for d in asked) / waiting)
         if asked:
             await self._ask(asked)
         for drafter in drafters:
             sequence = drafter.job.sequence
             sequence.draft_ids = self._taken(drafter, wanted.get(drafter, 0))
             sequence.speculates = drafter in drafting
+            sequence.drafts_any_time = self._reads_text and not self._control.is_resting
 
     def observe(self, plan: StepPlan, jobs: Iterable[object], outcomes: Iterable[Outcome], times: StepTimes) -> None:
         """Learn from a step: its rows' jobs, the outcomes of its sampled rows, and how long it took."""
         ran_ahead = plan.run_ahead or (False,) * len(plan.rows)
-        remaining, tokens = iter(outcomes), 0
+        remaining = iter(outcomes)
         for row, job, goes_on in zip(plan.rows, jobs, ran_ahead, strict=True):
-            tokens += len(row.token_ids)
             drafter = self._drafters.get(job) if isinstance(job, Generation) else None
             outcome = next(remaining) if row.sampled else None
             if drafter is None or outcome is None:
@@ -113,9 +113,21 @@ class Speculator:
                 total.verified(drafted, min(accepted, drafted), tokens, by_ngram=False)
             drafter.ran_ahead = goes_on
         if not plan.prefill_tokens:
-            self._costs.observe(tokens, times.work_ns * 1e-9 / plan.passes)
+            self._costs.observe(plan.decode_tokens, times.work_ns * 1e-9 / plan.passes)
             overhead_s = (times.plan_ns + times.wire_ns) * 1e-9
             self._overhead_s += _SMOOTHING * (min(overhead_s, 4 * self._overhead_s or overhead_s) - self._overhead_s)
+
+    def _open_prompts(self) -> None:
+        """Have a worker begin to read the prompts of new requests, where so many at once are drafted for.
+
+        Not as they arrive: of many that arrive together the first would each look like the only one.
+        """
+        if self.pool is None or not self._worker_use.pays(len(self._drafters)):
+            return
+        for drafter in self._drafters.values():
+            if not drafter.announced and drafter.job.max_draft_tokens > 0:
+                drafter.announced = True
+                self.pool.ask(drafter.request, 0, 0.0)
 
     async def _ask(self, asked: dict[Drafter, int]) -> None:
         assert self.pool is not None
