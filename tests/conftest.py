@@ -1,6 +1,7 @@
 """For all tests: nothing may leak from a test module, and the embedded model is at hand."""
 
 import gc
+import logging
 import os
 import signal
 from collections import Counter
@@ -66,6 +67,16 @@ def nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     kept = request.config.stash[FIXTURE_WATCH].kept
     if left := leaked(before | kept, PATIENCE_S):
         pytest.fail("left behind by this module:\n  " + "\n  ".join(left), pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def usual_logging() -> Iterator[None]:
+    """Take back what a command that was run in this process did to the root logger: its stream ends with the test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")
