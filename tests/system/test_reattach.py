@@ -127,7 +127,7 @@ def test_streams_go_on_when_killed_ranks_come_back(tiny_model: TinyModel, tp: in
 
 def test_streams_go_on_when_a_stopped_rank_wakes_up(tiny_model: TinyModel) -> None:
     """SIGSTOP: the rank answers nothing for longer than a step may take, then it is taken over anew."""
-    with scene(tiny_model, tp=1, step_timeout_s=1.0) as there:
+    with scene(tiny_model, tp=1, step_timeout_s=1.0, max_tokens_per_frame=1) as there:
         there.start_ranks()
         expected = generate_all(there.gateway.client.stub, REQUESTS)
 
