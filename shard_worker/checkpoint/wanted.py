@@ -25,15 +25,17 @@ class Wanted:
 def wanted(name_or_path: str) -> Wanted:
     """Return what is meant: a name that is listed, a path that exists, a hub id, owner/name, or a name in the store.
 
-    Capitals do not count in listed names. A listed model is stored under its name, a repository under its id, a file or
-    folder under its own name. Raises CheckpointError where it is none of these, with the name that was perhaps meant.
+    Capitals do not count in listed names, unless there is a path written so. A listed model is stored under its name, a
+    repository under its id, a file or folder under its own name. Raises CheckpointError where it is none of these, with
+    the name that was perhaps meant.
     """
     models = known_models()
     path = Path(name_or_path)
     stored = "/" not in name_or_path and is_stored(name_or_path)
     if stored and name_or_path not in models:
         return Wanted(name_or_path)
-    if (listed := name_or_path.lower()) == EMBEDDED_MODEL:
+    listed = name_or_path if path.exists() else name_or_path.lower()
+    if listed == EMBEDDED_MODEL:
         return Wanted(listed)
     if listed in models:
         return Wanted(listed, repository=models[listed].hub_ids[0], file=models[listed].file)

@@ -93,12 +93,15 @@ def test_a_path_means_what_lies_there(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "some-model").mkdir()
     (tmp_path / "file.Q8_0.gguf").touch()
     (tmp_path / "qwen3-8b").mkdir()
+    (tmp_path / "Qwen3-4B").mkdir()
     assert wanted(str(tmp_path / "some-model")) == Wanted("some-model", path=tmp_path / "some-model")
     assert wanted(str(tmp_path / "file.Q8_0.gguf")).name == "file.Q8_0"
     monkeypatch.chdir(tmp_path)
     assert wanted("some-model/").name == "some-model"
     assert wanted("qwen3-8b").path is None, "a listed name is that, whatever lies here"
     assert wanted("./qwen3-8b").path == Path("qwen3-8b")
+    assert wanted("Qwen3-4B") == Wanted("Qwen3-4B", path=Path("Qwen3-4B")), "a path that is written so comes first"
+    assert wanted("QWEN3-4B").name == "qwen3-4b", "and else capitals do not count"
 
 
 @pytest.mark.parametrize(
