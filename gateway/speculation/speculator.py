@@ -131,6 +131,8 @@ class Speculator:
 
     async def _ask(self, asked: dict[Drafter, int]) -> None:
         assert self.pool is not None
+        for drafter in asked:
+            drafter.announced = True  # it reads the text in order to answer
         longest = max(asked.values())
         deadline_s = _FIXED_DEADLINE_S if self._fixed else self._draft_costs.deadline_s(longest)
         began_ns = time.perf_counter_ns()

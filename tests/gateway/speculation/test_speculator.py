@@ -8,6 +8,8 @@ from gateway.generation import Generation
 from gateway.rank_groups import FixedGroup
 from gateway.settings import GatewaySettings
 from gateway.speculation.draft_pool import DraftPool
+from gateway.speculation.draft_request import DraftRequest
+from gateway.speculation.draft_stream import TargetIdentity
 from gateway.speculation.speculator import Speculator
 from gateway.speculation.step_costs import StepCosts
 from gateway.step_loop import StepLoop
@@ -28,6 +30,18 @@ class RecordingCosts(StepCosts):
     def observe(self, tokens: int, duration_s: float) -> None:
         self.tokens.append(tokens)
         super().observe(tokens, duration_s)
+
+
+class RecordingPool(DraftPool):
+    """Remembers how many tokens were asked of whom."""
+
+    def __init__(self, addresses: list[str], target: TargetIdentity) -> None:
+        super().__init__(addresses, target)
+        self.asked: dict[int, list[int]] = {}
+
+    def ask(self, request: DraftRequest, count: int, deadline_s: float) -> bool:
+        self.asked.setdefault(id(request), []).append(count)
+        return super().ask(request, count, deadline_s)
 
 
 def generations() -> list[Generation]:
@@ -75,3 +89,19 @@ def test_a_worker_is_not_told_of_many_that_arrive_together() -> None:
 
     asyncio.run(test(0, 0.0))
     asyncio.run(test(len(FIRST_IDS), 1.0))
+
+
+def test_a_worker_that_was_asked_is_not_told_anew() -> None:
+    """To tell it would give up the answer that is on its way."""
+
+    async def test() -> None:
+        async with FakeDraft() as worker:
+            pool = RecordingPool([worker.address], TARGET)
+            speculator = Speculator(pool, reads_text=False, max_draft_tokens=2, fixed=True)
+            for _ in range(7):
+                speculator._worker_use.observe(len(FIRST_IDS), 0.0)  # none is told as it arrives; soon all would
+            await serve(speculator, workers_ready=1)
+            assert speculator._worker_use.pays(len(FIRST_IDS)) and len(pool.asked) == len(FIRST_IDS)
+            assert all(lengths and 0 not in lengths for lengths in pool.asked.values())
+
+    asyncio.run(test())
