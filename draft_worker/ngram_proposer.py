@@ -1,6 +1,6 @@
 """Proposals from the request's own text, without a model."""
 
-from common.ngram import look_up
+from common.ngram import agreement, look_up
 from draft_worker.proposer import About, Ask, Draft, Token, Usage
 from draft_worker.text import Key, Text
 from tandem.draft.v1 import draft_service_pb2 as pb
@@ -48,6 +48,6 @@ class NgramProposer:
 def _draft(ask: Ask) -> Draft:
     ask.start()
     found = look_up(ask.text.ids, ask.count)
-    pairs = zip(found.ids.tolist(), found.shares.tolist(), strict=True)
+    pairs = zip(found.ids.tolist(), agreement(ask.text.ids, found).tolist(), strict=True)
     tokens = [Token(id_, share, 0.0, -1) for id_, share in pairs]
     return Draft(ask, pb.OUTCOME_PROPOSED, tokens, found.match_length)

@@ -7,6 +7,9 @@ prefixes), so nothing is assumed of its form.
 
 from __future__ import annotations
 
+from itertools import accumulate
+from operator import mul
+
 from gateway.limits import MAX_DRAFT_TOKENS
 
 _START_CHANCE = 0.7
@@ -56,22 +59,24 @@ class Acceptance:
 
     def chance(self, position: int) -> float:
         """Return the chance, within 0.01 and 0.99, that `position` is accepted if all before it are."""
-        if self._weights[position]:
-            return self._chances[position]
-        if position == 0:
-            return _START_CHANCE if self._prior is None else self._prior.chance(0)
-        before = self.chance(position - 1)
-        if self._prior is None:
-            return before
-        return _clipped(before * self._prior.chance(position) / self._prior.chance(position - 1))
+        return self.chances(position + 1)[position]
+
+    def chances(self, count: int) -> list[float]:
+        """Return `chance` of each of the first `count` positions."""
+        chances: list[float] = []
+        before, prior = _START_CHANCE, None
+        for position in range(count):
+            if self._weights[position]:
+                before = self._chances[position]
+            elif self._prior is not None:
+                prior = prior or self._prior.chances(count)
+                before = _clipped(before * prior[position] / prior[position - 1]) if position else prior[0]
+            chances.append(before)
+        return chances
 
     def prefix_chances(self, count: int) -> list[float]:
         """Return, for each of the first `count` positions, the chance that it and all before it are accepted."""
-        chances, whole = [], 1.0
-        for position in range(count):
-            whole *= self.chance(position)
-            chances.append(whole)
-        return chances
+        return list(accumulate(self.chances(count), mul))
 
     def _learn(self, position: int, observed: float) -> None:
         if not self._weights[position]:

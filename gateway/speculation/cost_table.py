@@ -3,6 +3,9 @@
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import ceil, floor
+
+import numpy as np
 
 _MOST_WEIGHT = 20
 _LEAST_SPREAD = 7 / 8  # a pair of sizes closer than this says more about noise than about slope
@@ -35,6 +38,17 @@ class _Curve:
             return costs[-1] + (size - sizes[-1]) * self._last_slope()
         share = (size - sizes[right - 1]) / (sizes[right] - sizes[right - 1])
         return costs[right - 1] + share * (costs[right] - costs[right - 1])
+
+    def at_each(self, first: int, count: int) -> list[float]:
+        """Return `at` of `count` sizes from `first` on."""
+        sizes, last = np.arange(first, first + count), self.sizes[-1]
+        costs: list[float] = np.interp(sizes, self.sizes, self.costs).tolist()
+        for size in range(first, min(first + count, ceil(self.sizes[0]))):
+            costs[size - first] = self.at(size)
+        slope, beyond = self._last_slope(), max(floor(last) + 1, first)
+        for size in range(beyond, first + count):
+            costs[size - first] = self.costs[-1] + (size - last) * slope
+        return costs
 
     def _last_slope(self) -> float:
         """Return the cost of one more than the largest size: as between known sizes, else as in the assumed shape."""
@@ -103,6 +117,15 @@ class CostTable:
 
     def predict(self, size: int) -> float | None:
         """Return the expected cost of `size`, which never falls with it; None before any bucket is trusted."""
+        curve = self._known_curve()
+        return None if curve is None else self._level_s * curve.at(size)
+
+    def predict_each(self, first: int, count: int) -> list[float] | None:
+        """Return `predict` of `count` sizes from `first` on."""
+        curve = self._known_curve()
+        return None if curve is None else [self._level_s * cost for cost in curve.at_each(first, count)]
+
+    def _known_curve(self) -> _Curve | None:
         if self._curve is None:
             buckets = [bucket for _, bucket in sorted(self._buckets.items())]
             trusted = [bucket for bucket in buckets if bucket.count >= self._trusted_after]
@@ -111,7 +134,7 @@ class CostTable:
             curve = self._fit(trusted)
             believed = [bucket for bucket in buckets if bucket in trusted or bucket.relative <= curve.at(bucket.size)]
             self._curve = self._fit(believed) if len(believed) > len(trusted) else curve
-        return self._level_s * self._curve.at(size)
+        return self._curve
 
     def _fit(self, buckets: Iterable[_Bucket]) -> _Curve:
         """Return the nearest curve that never falls: neighbours that do are pooled (Ayer et al. 1955)."""

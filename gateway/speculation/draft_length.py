@@ -7,6 +7,7 @@ where the longest draft grows, what everybody waits longer for it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 from gateway.limits import MAX_DRAFT_TOKENS
 from gateway.speculation.acceptance import Acceptance
@@ -21,44 +22,59 @@ class Row:
 
     cap: the most tokens that make sense: what the request allows, what it lacks less one, for n-grams what was found.
     waits: its draft comes from a worker that is waited for. drafting: it drafted last time; None where that is
-    unknown, and nothing holds it to either side.
+    unknown, and nothing holds it to either side. probes_only: it may draft, but is not chosen for what that would earn.
     """
 
     acceptance: Acceptance
     cap: int
     waits: bool
     drafting: bool | None = None
+    probes_only: bool = False
 
 
 def choose_lengths(
-    rows: Sequence[Row], costs: StepCosts, draft_costs: DraftCosts, overhead_s: float, most: int
+    rows: Sequence[Row],
+    costs: StepCosts,
+    draft_costs: DraftCosts,
+    overhead_s: float,
+    overhead_without_s: float,
+    most: int,
+    most_slowdown: float = inf,
 ) -> list[int]:
     """Return the draft length of each row, 0 to its cap and at most `most`, that gives the best goodput.
 
-    `overhead_s` is what a step takes beyond the ranks' time: transport, decision and the next plan. Draft tokens are
-    taken in falling chance of their whole prefix, and of all such batches the one with the best goodput is chosen:
-    the optimum where a step's time depends on its number of tokens only. Not only until goodput first falls, for
-    waiting costs most at the first token, and steps may grow in stairs. All 0 until a step's time is known.
+    `overhead_s` is what a step takes beyond the ranks' time: transport, decision and the next plan;
+    `overhead_without_s` the same where no row drafts. Draft tokens are taken in falling chance of their whole prefix,
+    and of all such batches the one with the best goodput is chosen: the optimum where a step's time depends on its
+    number of tokens only. Not only until goodput first falls, for waiting costs most at the first token, and steps may
+    grow in stairs. All 0 until a step's time is known.
+
+    No row's token may take longer than `most_slowdown` times what it takes where no row drafts: others' drafts lengthen
+    the steps of a row that hardly gains, and rows that are over sooner leave it as many steps to go.
     """
-    first_s = costs.predict(len(rows)) if rows else None
-    if first_s is None:
+    caps = [0 if row.probes_only else max(0, min(row.cap, most, MAX_DRAFT_TOKENS)) for row in rows]
+    steps_s = costs.predict_each(len(rows), 1 + sum(caps)) if rows else None
+    if steps_s is None:
         return [0] * len(rows)
-    caps = [max(0, min(row.cap, most, MAX_DRAFT_TOKENS)) for row in rows]
     waits_s = [draft_costs.predict(count) for count in range(max(caps) + 1)]
     arrivals = [draft_costs.arrival_chance(count) for count in range(max(caps) + 1)]
-    steps_s = [first_s, *((costs.predict(len(rows) + 1 + drafted) or first_s) for drafted in range(sum(caps)))]
-    best, best_goodput = [0] * len(rows), len(rows) / (first_s + overhead_s)
+    without_s = steps_s[0] + overhead_without_s
+    best, best_goodput = [0] * len(rows), len(rows) / without_s
     most_value = max((_most_value(row) for row, cap in zip(rows, caps, strict=True) if cap), default=0.0)
     if all(
         len(rows) + drafted * most_value <= best_goodput * (step_s + overhead_s)
         for drafted, step_s in enumerate(steps_s)
     ):
         return best  # not even if every token were as good as the best; what follows takes a large batch a while
+    most_s = without_s * most_slowdown
+    if not all(caps) and min(steps_s[1:], default=inf) + overhead_s > most_s:
+        return best
     order = _candidates(rows, caps)
     for longest in _worthwhile_limits(rows, caps, waits_s):
         taken: list[int] = []
         num_best, deepest, before = 0, 0, best_goodput
         tokens, waited_tokens = float(len(rows)), 0.0
+        of_row = [1.0] * len(rows)
         for _, depth, index, value in order:
             if rows[index].waits:
                 if depth > longest:
@@ -68,9 +84,10 @@ def choose_lengths(
             else:
                 tokens += value
             taken.append(index)
-            earned = tokens + waited_tokens * arrivals[deepest]
-            goodput = earned / (steps_s[len(taken)] + overhead_s + waits_s[deepest])
-            if goodput > best_goodput:
+            of_row[index] += value * arrivals[deepest] if rows[index].waits else value
+            turn_s = steps_s[len(taken)] + overhead_s + waits_s[deepest]
+            goodput = (tokens + waited_tokens * arrivals[deepest]) / turn_s
+            if goodput > best_goodput and turn_s <= most_s * min(of_row):
                 best_goodput, num_best = goodput, len(taken)
         if best_goodput > before:
             best = [0] * len(rows)

@@ -21,6 +21,8 @@ _MATCHES: tuple[tuple[int, Source], ...] = ((8, "long match"), (4, "match"), (0,
 
 # A guess from the text costs no wait: it is preferred where it is right nearly as often as a worker's.
 FREE_GUESS_WORTH = 0.8
+# A worker that was not told of a request reads its whole text first: so many tokens for each that is lacking at most.
+READ_WORTH = 3
 
 
 @dataclass(eq=False, slots=True)
@@ -48,18 +50,23 @@ class Drafter:
         acceptance = {source: Acceptance(prior) for source, prior in priors.items()}
         return cls(job, request, DraftLength(job.max_draft_tokens), acceptance, record)
 
-    def row(self, has_worker: bool, reads_text: bool) -> Row:
-        """Return what bounds and drives the next draft; looks the text up where `reads_text`."""
+    def row(self, has_worker: bool, reads_text: bool, is_crowded: bool) -> Row:
+        """Return what bounds and drives the next draft; looks the text up where `reads_text`.
+
+        `is_crowded`: no worker is to read texts now, but for a probe.
+        """
         sequence = self.job.sequence
-        cap = min(MAX_DRAFT_TOKENS, sequence.max_length - len(sequence.token_ids) - 1)
+        lacking = sequence.max_length - len(sequence.token_ids)
+        cap = min(MAX_DRAFT_TOKENS, lacking - 1)
+        has_worker = has_worker and (self.announced or lacking * READ_WORTH >= len(sequence.token_ids))
         self.found = look_up(np.array(sequence.token_ids, np.int32), cap) if reads_text else NOTHING
         worker, text = self.acceptance["worker"], self.acceptance[self.text_source]
         prefers_text = not has_worker or text.chance(0) >= FREE_GUESS_WORTH * worker.chance(0)
         if len(self.found.ids) and prefers_text:
             self.asked_source = self.text_source
-            return self.length.row(text, len(self.found.ids), waits=False)
+            return self.length.row(text, len(self.found.ids), False)
         self.asked_source = "worker"
-        return self.length.row(worker, cap if has_worker else 0, waits=True)
+        return self.length.row(worker, cap if has_worker else 0, True, probes_only=is_crowded and not self.announced)
 
     @property
     def text_source(self) -> Source:

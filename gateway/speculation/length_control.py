@@ -1,15 +1,19 @@
 """Which draft length does each request get from step to step, and when is one tried that does not seem to pay?"""
 
 from collections.abc import Sequence
+from math import inf
 
 from gateway.limits import MAX_DRAFT_TOKENS
 from gateway.speculation.acceptance import Acceptance
 from gateway.speculation.draft_length import Row, choose_lengths
 from gateway.speculation.step_costs import DraftCosts, StepCosts
+from gateway.speculation.turn_overhead import TurnOverhead
 
 PROBE_STEPS = 50
 PROBE_BUDGET = 0.01  # share of all time that probes may cost
-REST_ROWS, REST_STEPS = 4, 16
+REST_ROWS, REST_STEPS = 4, 4
+LOOK_STEPS = 5  # in a batch at rest; PROBE_STEPS is a multiple
+MOST_SLOWDOWN = 1.0  # of a row of such a batch for others' drafts, to be divided by the number of rows
 
 
 class DraftLength:
@@ -27,9 +31,9 @@ class DraftLength:
         self._steps_at_zero = 0
         self._probed: tuple[Acceptance, int] | None = None  # how many had been accepted before the probe
 
-    def row(self, acceptance: Acceptance, cap: int, waits: bool) -> Row:
+    def row(self, acceptance: Acceptance, cap: int, waits: bool, probes_only: bool = False) -> Row:
         """Return this request's row of the next step; `acceptance` is that of the source of its draft."""
-        return Row(acceptance, min(cap, self._most), waits, self._drafting)
+        return Row(acceptance, min(cap, self._most), waits, self._drafting, probes_only)
 
     @property
     def is_probing(self) -> bool:
@@ -44,13 +48,13 @@ class DraftLength:
         """Return since how many steps a probe is due; 0 while none is."""
         return 1 if self.probe_succeeded() else max(self._steps_at_zero - PROBE_STEPS + 1, 0)
 
-    def settle(self, row: Row, chosen: int, probe: bool) -> int:
-        """Return the next step's length: `chosen`, but 1 where that is 0 and it is to probe. Once a step."""
+    def settle(self, row: Row, chosen: int, probe: bool, steps: int = 1) -> int:
+        """Return the next step's length: `chosen`, but 1 where that is 0 and it is to probe. Once in `steps`."""
         probe = probe and chosen == 0
         self._probed = (row.acceptance, row.acceptance.accepted) if probe else None
         if row.cap > 0:  # a step without anything to draft from decides nothing
             self._drafting = chosen > 0
-            self._steps_at_zero = 0 if chosen or probe else self._steps_at_zero + 1
+            self._steps_at_zero = 0 if chosen or probe else self._steps_at_zero + steps
         return 1 if probe else chosen
 
 
@@ -59,6 +63,8 @@ class LengthControl:
 
     At most one row probes in a step, so that rows at 0 do not all slow down the same one, and only as often as keeps
     the cost of probes, less what they earn, within PROBE_BUDGET: more tokens, and waiting for a draft that may be dead.
+    In a batch at rest one does once in PROBE_STEPS, whoever is due and whatever came of it: there it costs what no
+    budget sees, a frame of several tokens or rows that ran ahead, and a worker that reads a whole text for one token.
     """
 
     def __init__(
@@ -81,16 +87,29 @@ class LengthControl:
         """Whether a batch of several drafted nothing but probes for REST_STEPS: it may run past what it could draft."""
         return self._steps_without >= REST_STEPS
 
-    def next_lengths(self, drafts: Sequence[DraftLength], rows: Sequence[Row], overhead_s: float) -> list[int]:
+    def rests_on(self, num_served: int) -> bool:
+        """Return whether a batch at rest stays so for a step more without a look at its rows. Once a step."""
+        if not self.is_resting or num_served < REST_ROWS or (self._steps_without + 1) % LOOK_STEPS == 0:
+            return False
+        self._steps_without += 1
+        return True
+
+    def next_lengths(
+        self, drafts: Sequence[DraftLength], rows: Sequence[Row], overhead: TurnOverhead, num_others: int = 0
+    ) -> list[int]:
         """Return the draft length of each of `rows`, which were made by `drafts`, for the next step. Once a step.
 
-        What was drafted before must have been recorded in its Acceptance by now. `overhead_s` is what a step takes
-        beyond the ranks' time.
+        What was drafted before must have been recorded in its Acceptance by now. `num_others` are served besides, but
+        do not decode yet: where that makes several nobody drafts, for all wait for their prompts.
         """
         if self._fixed or not rows:
             return [min(row.cap, self._most) for row in rows]
-        wanted = choose_lengths(rows, self._costs, self._draft_costs, overhead_s, self._most)
-        self._steps_without = self._steps_without + 1 if len(rows) >= REST_ROWS and not any(wanted) else 0
+        overhead_s = overhead.drafting_s
+        several = len(rows) + num_others >= REST_ROWS
+        without_s, slowdown = (overhead.resting_s, 1 + MOST_SLOWDOWN / len(rows)) if several else (overhead_s, inf)
+        most = 0 if several and num_others else self._most
+        wanted = choose_lengths(rows, self._costs, self._draft_costs, overhead_s, without_s, most, slowdown)
+        self._steps_without = self._steps_without + 1 if several and not any(wanted) else 0
         # At most one more than was tried, so that each length is measured once: steps may grow in stairs.
         lengths = [min(length, self._longest_tried + 1) for length in wanted]
         self._longest_tried = max(self._longest_tried, *lengths)
@@ -103,14 +122,15 @@ class LengthControl:
             prober = self._prober(drafts, rows, lengths)
             if prober is not None:
                 self._debt_s += self._probe_cost_s(rows, lengths, prober, step_s)
+        steps = LOOK_STEPS if self.is_resting else 1
         return [
-            draft.settle(row, length, index == prober)
+            draft.settle(row, length, index == prober, steps)
             for index, (draft, row, length) in enumerate(zip(drafts, rows, lengths, strict=True))
         ]
 
     def _prober(self, drafts: Sequence[DraftLength], rows: Sequence[Row], lengths: Sequence[int]) -> int | None:
         """Return which row probes: of those that are at 0 and may draft, the one that is longest due."""
-        if self._debt_s or self._most == 0:
+        if self._debt_s or self._most == 0 or (self.is_resting and self._steps_without % PROBE_STEPS):
             return None
         at_zero = (index for index, row in enumerate(rows) if lengths[index] == 0 and row.cap > 0)
         overdue = [(drafts[index].steps_overdue(), -index) for index in at_zero]

@@ -18,12 +18,12 @@ from gateway.speculation.drafter import SOURCES, Drafter
 from gateway.speculation.length_control import LengthControl
 from gateway.speculation.record import SpeculationRecord
 from gateway.speculation.step_costs import DraftCosts, StepCosts
+from gateway.speculation.turn_overhead import TurnOverhead
 from gateway.speculation.worker_use import WorkerUse
 from gateway.waterfall import StepTimes
 
 log = logging.getLogger(__name__)
 
-_SMOOTHING = 0.1
 _FIXED_DEADLINE_S = 1.0  # for drafts that are waited for although they do not pay
 
 
@@ -46,7 +46,8 @@ class Speculator:
         self._control = LengthControl(self._costs, self._draft_costs, max_draft_tokens, fixed)
         self._priors = {source: Acceptance() for source in SOURCES}
         self._drafters: dict[Generation, Drafter] = {}
-        self._overhead_s = 0.0
+        self._overhead = TurnOverhead()
+        self._turn_began_ns = 0  # what the turn waits for drafts is not of it
         self._worker_use = WorkerUse()
 
     async def run(self) -> None:
@@ -72,19 +73,28 @@ class Speculator:
 
     async def propose(self) -> None:
         """Give every decoding sequence its draft for the next step; waits for workers as long as that pays."""
+        self._turn_began_ns = time.perf_counter_ns()
         self._open_prompts()
         drafters = [drafter for drafter in self._drafters.values() if _decodes(drafter.job)]
         if not drafters:
             return
+        num_others = len(self._drafters) - len(drafters)
+        if self._control.rests_on(len(self._drafters)):
+            self._worker_use.rest(len(self._drafters))
+            for drafter in drafters:
+                sequence = drafter.job.sequence
+                sequence.draft_ids, sequence.speculates, sequence.drafts_any_time = array("i"), False, False
+            return
         has_worker = self.pool is not None and self.pool.num_ready > 0
-        rows = [drafter.row(has_worker, self._reads_text) for drafter in drafters]
-        lengths = self._control.next_lengths([drafter.length for drafter in drafters], rows, self._overhead_s)
+        is_crowded = not self._worker_use.pays(len(self._drafters))
+        rows = [drafter.row(has_worker, self._reads_text, is_crowded) for drafter in drafters]
+        lengths = self._control.next_lengths([drafter.length for drafter in drafters], rows, self._overhead, num_others)
         drafting = {drafter: length for drafter, length in zip(drafters, lengths, strict=True) if length}
         # A row that was run ahead is as good as computed: drafts behind it would have it computed again.
         wanted = {drafter: length for drafter, length in drafting.items() if not drafter.ran_ahead}
         asked = {drafter: length for drafter, length in wanted.items() if drafter.asked_source == "worker"}
         if waiting := sum(row.waits and row.cap > 0 for row in rows):
-            self._worker_use.observe(len(drafters), sum(not d.length.is_probing for d in asked) / waiting)
+            self._worker_use.observe(len(self._drafters), sum(not d.length.is_probing for d in asked) / waiting)
         if asked:
             await self._ask(asked)
         for drafter in drafters:
@@ -113,9 +123,10 @@ class Speculator:
                 total.verified(drafted, min(accepted, drafted), tokens, by_ngram=False)
             drafter.ran_ahead = goes_on
         if not plan.prefill_tokens:
+            turn_s = (time.perf_counter_ns() - self._turn_began_ns) * 1e-9
+            if (pass_s := self._costs.predict(plan.decode_tokens)) is not None:
+                self._overhead.observe(self._control.is_resting, turn_s, plan.passes, pass_s)
             self._costs.observe(plan.decode_tokens, times.work_ns * 1e-9 / plan.passes)
-            overhead_s = (times.plan_ns + times.wire_ns) * 1e-9
-            self._overhead_s += _SMOOTHING * (min(overhead_s, 4 * self._overhead_s or overhead_s) - self._overhead_s)
 
     def _open_prompts(self) -> None:
         """Have a worker begin to read the prompts of new requests, where so many at once are drafted for.
@@ -128,6 +139,7 @@ class Speculator:
             if not drafter.announced and drafter.job.max_draft_tokens > 0:
                 drafter.announced = True
                 self.pool.ask(drafter.request, 0, 0.0)
+                self._worker_use.told()
 
     async def _ask(self, asked: dict[Drafter, int]) -> None:
         assert self.pool is not None
@@ -139,6 +151,7 @@ class Speculator:
         waiting = [d for d, length in asked.items() if self.pool.ask(d.request, length, deadline_s)]
         await self.pool.wait([drafter.request for drafter in waiting], deadline_s)
         waited_ns = time.perf_counter_ns() - began_ns
+        self._turn_began_ns += waited_ns
         for drafter in waiting:
             drafter.record.wait_ns += waited_ns
         if waiting:

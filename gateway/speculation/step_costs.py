@@ -55,6 +55,10 @@ class StepCosts:
         """
         return self._table.predict(tokens)
 
+    def predict_each(self, first: int, count: int) -> list[float] | None:
+        """Return `predict` of `count` numbers of tokens from `first` on."""
+        return self._table.predict_each(first, count)
+
 
 class DraftCosts:
     """The part of waiting for proposals that no step hides, by the count of tokens that were asked for.

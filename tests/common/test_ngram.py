@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.ngram import MAX_MATCH, MIN_MATCH, look_up
+from common.ngram import MAX_MATCH, MIN_MATCH, agreement, look_up
 
 
 def ids_of(text: str) -> np.ndarray:
@@ -49,9 +49,10 @@ def test_bounds_of_the_match() -> None:
 
 
 def test_shares_tell_how_many_matches_agree() -> None:
-    lookup = look_up(ids_of("ab1x ab2x ab1z ab1y ab"), 3)
+    text = ids_of("ab1x ab2x ab1z ab1y ab")
+    lookup = look_up(text, 3)
     assert bytes(lookup.ids.tolist()) == b"1y " and lookup.match_length == 3  # " ab" thrice, "ab" alone once
-    np.testing.assert_allclose(lookup.shares, [2 / 3, 1 / 3, 1 / 3])
+    np.testing.assert_allclose(agreement(text, lookup), [2 / 3, 1 / 3, 1 / 3])
 
 
 @given(st.lists(st.integers(0, 3), max_size=40), st.integers(1, 9))
@@ -62,14 +63,16 @@ def test_against_a_plain_search(text: list[int], count: int) -> None:
         while length < min(MAX_MATCH, place) and text[place - 1 - length] == text[-1 - length]:
             length += 1
         best = max(best, (length, place))
-    lookup = look_up(np.array(text, np.int32), count)
+    ids = np.array(text, np.int32)
+    lookup = look_up(ids, count)
     if best[0] < MIN_MATCH or len(text) <= MIN_MATCH:
         assert (len(lookup.ids), lookup.match_length) == (0, 0)
         return
     tail = text[best[1] :]
     assert lookup.match_length == best[0]
     assert lookup.ids.tolist() == (tail * count)[:count]
-    assert (np.diff(lookup.shares) <= 0).all() and 0 < lookup.shares[-1] <= lookup.shares[0] <= 1
+    shares = agreement(ids, lookup)
+    assert (np.diff(shares) <= 0).all() and 0 < shares[-1] <= shares[0] <= 1
 
 
 def test_long_texts_are_searched_in_no_time() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from gateway.speculation.acceptance import Acceptance
 from gateway.speculation.length_control import DraftLength, LengthControl
 from gateway.speculation.step_costs import DraftCosts, StepCosts
+from gateway.speculation.turn_overhead import TurnOverhead
 
 OVERHEAD_S = 0.0005
 
@@ -27,6 +28,8 @@ class Machine:
         self.dice = random.Random(self.seed)
         self.waits = DraftCosts(self.steps)
         self.control = LengthControl(self.steps, self.waits)
+        self.overhead = TurnOverhead()
+        self.overhead.drafting_s = self.overhead.resting_s = OVERHEAD_S
 
     def noisy(self, duration_s: float) -> float:
         outlier = 10.0 if self.dice.random() < self.outliers else 1.0
@@ -78,7 +81,7 @@ def run(machine: Machine, requests: Sequence[Request], num_steps: int) -> Outcom
     outcome = Outcome()
     for _ in range(num_steps):
         rows = [request.draft.row(request.acceptance, 8, request.waits) for request in requests]
-        lengths = machine.control.next_lengths([request.draft for request in requests], rows, OVERHEAD_S)
+        lengths = machine.control.next_lengths([request.draft for request in requests], rows, machine.overhead)
         outcome.lengths.append(lengths)
         longest = max(length if request.waits else 0 for request, length in zip(requests, lengths, strict=True))
         arrived = True

@@ -68,7 +68,7 @@ def test_no_other_lengths_have_a_better_goodput(
     """Steps grow in any way, waits are shared, some rows wait for nothing: every combination is tried."""
     costs = measured(growth)
     draft_costs = waits(costs, per_token_s, first_s)
-    chosen = choose_lengths(rows, costs, draft_costs, OVERHEAD_S, 3)
+    chosen = choose_lengths(rows, costs, draft_costs, OVERHEAD_S, OVERHEAD_S, 3)
     best = max(goodput(rows, each, costs, draft_costs) for each in product(*(range(row.cap + 1) for row in rows)))
     assert goodput(rows, tuple(chosen), costs, draft_costs) == pytest.approx(best)
 
@@ -77,14 +77,14 @@ def test_no_other_lengths_have_a_better_goodput(
 @given(ROWS, GROWTH, st.integers(0, 9))
 def test_every_bound_is_kept(rows: list[Row], growth: list[float], most: int) -> None:
     costs = measured(growth)
-    lengths = choose_lengths(rows, costs, DraftCosts(costs), OVERHEAD_S, most)
+    lengths = choose_lengths(rows, costs, DraftCosts(costs), OVERHEAD_S, OVERHEAD_S, most)
     assert all(0 <= length <= min(row.cap, most) for row, length in zip(rows, lengths, strict=True))
 
 
 def chosen_alone(percents: list[int], growth: float, wait_s: float = 0.0, drafting: bool | None = None) -> int:
     costs = measured([growth] * 12)
     row = Row(acceptance(percents), MAX_DRAFT_TOKENS, True, drafting)
-    return choose_lengths([row], costs, waits(costs, wait_s), OVERHEAD_S, MAX_DRAFT_TOKENS)[0]
+    return choose_lengths([row], costs, waits(costs, wait_s), OVERHEAD_S, OVERHEAD_S, MAX_DRAFT_TOKENS)[0]
 
 
 def test_better_drafts_are_longer_and_dearer_steps_or_waits_make_them_shorter() -> None:
@@ -99,7 +99,7 @@ def test_better_drafts_are_longer_and_dearer_steps_or_waits_make_them_shorter() 
 def test_the_better_draft_gets_the_tokens() -> None:
     costs = measured([1.12] * 12)
     good, bad = Row(acceptance([90]), 8, False), Row(acceptance([20]), 8, False)
-    lengths = choose_lengths([bad, good], costs, DraftCosts(costs), OVERHEAD_S, 8)
+    lengths = choose_lengths([bad, good], costs, DraftCosts(costs), OVERHEAD_S, OVERHEAD_S, 8)
     assert lengths[0] == 0 < lengths[1]
 
 
@@ -107,9 +107,11 @@ def test_a_wait_that_one_row_pays_for_is_free_for_the_others_and_ngrams_never_wa
     costs = measured([1.0] * 12)
     draft_costs = waits(costs, 0.0, first_s=0.009)
     poor = Row(acceptance([40, 10]), 8, True)
-    assert choose_lengths([poor], costs, draft_costs, OVERHEAD_S, 8) == [0]
-    assert choose_lengths([Row(poor.acceptance, 8, False)], costs, draft_costs, OVERHEAD_S, 1) == [1]
-    with_others = choose_lengths([poor] + [Row(acceptance([100]), 8, True)] * 2, costs, draft_costs, OVERHEAD_S, 3)
+    assert choose_lengths([poor], costs, draft_costs, OVERHEAD_S, OVERHEAD_S, 8) == [0]
+    assert choose_lengths([Row(poor.acceptance, 8, False)], costs, draft_costs, OVERHEAD_S, OVERHEAD_S, 1) == [1]
+    with_others = choose_lengths(
+        [poor] + [Row(acceptance([100]), 8, True)] * 2, costs, draft_costs, OVERHEAD_S, OVERHEAD_S, 3
+    )
     assert min(with_others) > 0
 
 
@@ -120,14 +122,14 @@ def test_what_never_arrives_is_not_waited_for() -> None:
         for _ in range(20):
             draft_costs.observe(count, 0.005, False)
     rows = [Row(acceptance([90]), 8, True), Row(acceptance([90]), 2, False)]
-    assert choose_lengths(rows, costs, draft_costs, OVERHEAD_S, 8) == [0, 2]
+    assert choose_lengths(rows, costs, draft_costs, OVERHEAD_S, OVERHEAD_S, 8) == [0, 2]
 
 
 def test_nothing_is_drafted_before_a_step_was_measured() -> None:
     costs = StepCosts()
     row = Row(Acceptance(), 8, False)
-    assert choose_lengths([row] * 2, costs, DraftCosts(costs), OVERHEAD_S, 8) == [0, 0]
-    assert choose_lengths([], costs, DraftCosts(costs), OVERHEAD_S, 8) == []
+    assert choose_lengths([row] * 2, costs, DraftCosts(costs), OVERHEAD_S, OVERHEAD_S, 8) == [0, 0]
+    assert choose_lengths([], costs, DraftCosts(costs), OVERHEAD_S, OVERHEAD_S, 8) == []
 
 
 def test_zero_is_left_and_reached_only_for_a_gain() -> None:

@@ -5,6 +5,7 @@ import pytest
 from gateway.speculation.acceptance import Acceptance
 from gateway.speculation.length_control import DraftLength, LengthControl
 from gateway.speculation.step_costs import DraftCosts, StepCosts
+from gateway.speculation.turn_overhead import TurnOverhead
 
 
 def hopeless() -> Acceptance:
@@ -24,7 +25,7 @@ def next_lengths(fixed: bool, steps_measured: int, wanted: list[int | None], mos
     control = LengthControl(costs, DraftCosts(costs), most, fixed)
     drafts = [DraftLength(bound) for bound in wanted]
     rows = [draft.row(hopeless(), cap, waits=True) for draft, cap in zip(drafts, (8, 8, 2), strict=True)]
-    return control.next_lengths(drafts, rows, 0.0)
+    return control.next_lengths(drafts, rows, TurnOverhead())
 
 
 @pytest.mark.parametrize(("fixed", "lengths"), [(True, [8, 3, 2]), (False, [0, 0, 0])])

@@ -6,7 +6,9 @@ from statistics import mean
 import pytest
 
 from gateway.speculation.acceptance import Acceptance
-from gateway.speculation.length_control import PROBE_STEPS, DraftLength
+from gateway.speculation.length_control import PROBE_STEPS, DraftLength, LengthControl
+from gateway.speculation.step_costs import DraftCosts, StepCosts
+from gateway.speculation.turn_overhead import TurnOverhead
 from tests.gateway.speculation.simulation import Machine, Request, run
 
 
@@ -99,14 +101,78 @@ def test_a_draft_that_came_back_is_found_again() -> None:
     assert run(machine, [request], 1500).lengths[-1][0] >= 3
 
 
-def test_requests_at_zero_probe_one_at_a_time_and_all_of_them() -> None:
-    machine, prior = Machine(lambda tokens: 0.010 + 0.0007 * tokens), Acceptance()
-    requests = [Request([0.0] * 8, prior, waits=False) for _ in range(16)]
-    run(machine, requests, 600)
-    probes = run(machine, requests, 4 * PROBE_STEPS).lengths
+@pytest.mark.parametrize(("rows", "rounds"), [(3, PROBE_STEPS), (16, 16 * PROBE_STEPS)])
+def test_requests_at_zero_probe_one_at_a_time_and_all_of_them(rows: int, rounds: int) -> None:
+    machine, prior = Machine(lambda tokens: 0.010 + 0.0007 * tokens, noise=0.0, outliers=0.0), Acceptance()
+    requests = [Request([0.0] * 8, prior, waits=False) for _ in range(rows)]
+    run(machine, requests, 200 * rows)
+    probes = run(machine, requests, 4 * rounds).lengths
     assert {sum(lengths) for lengths in probes} == {0, 1}
-    counts = [sum(lengths[index] for lengths in probes) for index in range(16)]
-    assert min(counts) >= 2 and max(counts) <= 4
+    counts = [sum(lengths[index] for lengths in probes) for index in range(rows)]
+    assert min(counts) >= 2 and max(counts) <= 5
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_batch_at_rest_hardly_probes(waits: bool) -> None:
+    """However good the drafts are: a probe that succeeds is no reason for another, where so many never draft."""
+    machine, prior = Machine(compute_bound_s, lambda count: 0.003), Acceptance()
+    machine.overhead.drafting_s = 0.05
+    requests = [Request([0.9] * 8, prior, waits=waits) for _ in range(16)]
+    run(machine, requests, 600)
+    assert sum(map(sum, run(machine, requests, 4 * PROBE_STEPS).lengths)) <= 4
+
+
+def test_a_batch_drafts_only_what_beats_a_batch_at_rest() -> None:
+    """Drafts that would pay, but for what a turn of a batch at rest is shorter by."""
+    machine, prior = Machine(lambda tokens: 0.008 + 0.001 * tokens), Acceptance()
+    requests = [Request([0.95] * 8, prior, waits=False) for _ in range(8)]
+    assert all(map(sum, run(machine, requests, 300).lengths[-50:])), "they pay where rest costs the same"
+    machine.overhead.drafting_s, machine.overhead.resting_s = 0.05, 0.0
+    lengths = run(machine, requests, 300).lengths[-100:]
+    assert sum(map(sum, lengths)) <= len(lengths) / PROBE_STEPS and machine.control.is_resting
+    assert run(machine, requests[:3], 300).lengths[-1] != [0] * 3, "a small batch never rests"
+
+
+def test_in_a_batch_nobody_pays_for_what_others_draft() -> None:
+    machine, prior = Machine(lambda tokens: 0.008 + 0.001 * tokens), Acceptance()
+    good = [Request([0.95] * 8, Acceptance(prior), waits=False) for _ in range(7)]
+    assert min(run(machine, good, 300).lengths[-1]) > 0, "all gain"
+    none = Request([], Acceptance(), most=0)
+    assert max(map(sum, run(machine, [*good, none], 300).lengths[-100:])) <= 3
+    assert max(run(machine, [*good[:2], none], 300).lengths[-1]) > 0, "where rows cost little next to the step itself"
+
+
+def test_whoever_only_probes_is_not_chosen_until_then() -> None:
+    acceptance, costs = Acceptance(), StepCosts()
+    for _ in range(4):
+        costs.observe(1, 0.010)
+    control, draft = LengthControl(costs, DraftCosts(costs)), DraftLength()
+    rows = [draft.row(acceptance, 8, True, probes_only=True) for _ in range(PROBE_STEPS + 1)]
+    lengths = [control.next_lengths([draft], [row], TurnOverhead())[0] for row in rows]
+    assert lengths == [0] * PROBE_STEPS + [1]
+    assert control.next_lengths([draft], [draft.row(acceptance, 8, True)], TurnOverhead()) == [1], "as it pays by far"
+
+
+def test_where_several_are_served_nobody_drafts_while_one_waits_for_its_prompt() -> None:
+    machine, request = Machine(memory_bound_s), Request([0.95] * 8, Acceptance(), waits=False)
+    run(machine, [request], 300)
+    for others, drafts in ((2, True), (3, False)):
+        row = request.draft.row(request.acceptance, 8, False)
+        [length] = machine.control.next_lengths([request.draft], [row], machine.overhead, others)
+        assert (length > 0) == drafts
+
+
+def test_a_batch_at_rest_is_looked_at_now_and_then() -> None:
+    machine, prior = Machine(compute_bound_s), Acceptance()
+    requests = [Request([0.1] * 8, prior, waits=False) for _ in range(8)]
+    run(machine, requests, 300)
+    looks = []
+    for _ in range(20):
+        looks.append(not machine.control.rests_on(8))
+        if looks[-1]:
+            run(machine, requests, 1)
+    assert sum(looks) == 4
+    assert not machine.control.rests_on(3), "a small batch does not rest"
 
 
 def test_an_override_of_0_never_drafts_and_never_probes() -> None:

@@ -35,6 +35,16 @@ def test_more_tokens_never_take_less(steps: list[tuple[int, float]]) -> None:
     assert all(0 < less <= more * (1 + 1e-9) for less, more in pairwise(known))
 
 
+@given(OBSERVED, st.integers(1, 300), st.integers(1, 140))
+def test_many_sizes_at_once_are_predicted_as_each_by_itself(
+    steps: list[tuple[int, float]], first: int, count: int
+) -> None:
+    costs = observed(*steps)
+    predicted = [costs.predict(tokens) for tokens in range(first, first + count)]
+    at_once = costs.predict_each(first, count)
+    assert set(predicted) == {None} if at_once is None else at_once == pytest.approx(predicted)
+
+
 @given(st.lists(st.tuples(st.integers(1, 8), st.floats(0, 1.0), st.booleans()), max_size=60))
 def test_waits_and_deadlines_stay_in_their_bounds(waits: list[tuple[int, float, bool]]) -> None:
     costs = waited(observed((1, 0.01)), *waits, times=1)

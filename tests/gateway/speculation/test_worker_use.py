@@ -28,3 +28,16 @@ def test_it_follows_slowly() -> None:
     for _ in range(20):
         use.observe(1, 1.0)
     assert use.pays(1)
+
+
+def test_what_did_not_pay_is_tried_again_after_a_long_rest() -> None:
+    use = WorkerUse()
+    use.rest(16)
+    assert use.pays(16), "one step proves nothing"
+    steps = 1
+    while not use.pays(16) or steps < 20:
+        use.rest(16)
+        steps += 1
+    assert 1000 < steps < 10_000
+    use.told()
+    assert not use.pays(16)
