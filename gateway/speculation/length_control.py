@@ -11,7 +11,9 @@ from gateway.speculation.turn_overhead import TurnOverhead
 
 PROBE_STEPS = 50
 PROBE_BUDGET = 0.01  # share of all time that probes may cost
-REST_ROWS, REST_STEPS = 4, 4
+REST_ROWS = 4
+# Rest begins when turns without a draft cost so many passes more than at rest; so much of one each time at least.
+REST_COST_PASSES, LEAST_COST_PASSES = 0.6, 0.05
 LOOK_STEPS = 5  # in a batch at rest; PROBE_STEPS is a multiple
 MOST_SLOWDOWN = 1.0  # of a row of such a batch for others' drafts, to be divided by the number of rows
 
@@ -63,8 +65,8 @@ class LengthControl:
 
     At most one row probes in a step, so that rows at 0 do not all slow down the same one, and only as often as keeps
     the cost of probes, less what they earn, within PROBE_BUDGET: more tokens, and waiting for a draft that may be dead.
-    In a batch at rest one does once in PROBE_STEPS, whoever is due and whatever came of it: there it costs what no
-    budget sees, a frame of several tokens or rows that ran ahead, and a worker that reads a whole text for one token.
+    In a batch of several at rest one does once in PROBE_STEPS, whoever is due and whatever came of it: there it costs
+    what no budget sees, a frame of several tokens or rows that ran ahead, and a worker that reads a text for one token.
     """
 
     def __init__(
@@ -81,11 +83,13 @@ class LengthControl:
         self._longest_tried = 0
         self._debt_s = 0.0
         self._steps_without = 0
+        self._steps_at_zero = 0  # of all rows, probes too
+        self._forgone_passes = 0.0  # by what turns without a draft took more than they would have at rest
 
     @property
     def is_resting(self) -> bool:
-        """Whether a batch of several drafted nothing but probes for REST_STEPS: it may run past what it could draft."""
-        return self._steps_without >= REST_STEPS
+        """Whether nothing but probes was drafted for a while: the ranks may run past what could be drafted."""
+        return self._forgone_passes >= REST_COST_PASSES
 
     def rests_on(self, num_served: int) -> bool:
         """Return whether a batch at rest stays so for a step more without a look at its rows. Once a step."""
@@ -106,10 +110,10 @@ class LengthControl:
             return [min(row.cap, self._most) for row in rows]
         overhead_s = overhead.drafting_s
         several = len(rows) + num_others >= REST_ROWS
-        without_s, slowdown = (overhead.resting_s, 1 + MOST_SLOWDOWN / len(rows)) if several else (overhead_s, inf)
+        slowdown = 1 + MOST_SLOWDOWN / len(rows) if several else inf
         most = 0 if several and num_others else self._most
-        wanted = choose_lengths(rows, self._costs, self._draft_costs, overhead_s, without_s, most, slowdown)
-        self._steps_without = self._steps_without + 1 if several and not any(wanted) else 0
+        wanted = choose_lengths(rows, self._costs, self._draft_costs, overhead_s, overhead.resting_s, most, slowdown)
+        self._count(not any(wanted), overhead, len(rows))
         # At most one more than was tried, so that each length is measured once: steps may grow in stairs.
         lengths = [min(length, self._longest_tried + 1) for length in wanted]
         self._longest_tried = max(self._longest_tried, *lengths)
@@ -119,21 +123,35 @@ class LengthControl:
             succeeded = sum(draft.probe_succeeded() for draft in drafts)
             earned_s = (step_s + overhead_s) * (PROBE_BUDGET + succeeded / len(rows))
             self._debt_s = max(self._debt_s - earned_s, 0.0)
-            prober = self._prober(drafts, rows, lengths)
+            if not (several and self.is_resting and self._steps_without % PROBE_STEPS):
+                prober = self._prober(drafts, rows, lengths)
             if prober is not None:
                 self._debt_s += self._probe_cost_s(rows, lengths, prober, step_s)
-        steps = LOOK_STEPS if self.is_resting else 1
-        return [
+        steps = LOOK_STEPS if self.is_resting and several else 1
+        settled = [
             draft.settle(row, length, index == prober, steps)
             for index, (draft, row, length) in enumerate(zip(drafts, rows, lengths, strict=True))
         ]
+        self._steps_at_zero = 0 if any(settled) else self._steps_at_zero + steps
+        return settled
+
+    def _count(self, without: bool, overhead: TurnOverhead, num_rows: int) -> None:
+        """Count a step without drafts, or begin anew."""
+        if not without:
+            self._steps_without, self._forgone_passes = 0, 0.0
+            return
+        self._steps_without += 1
+        if pass_s := self._costs.predict(num_rows):
+            self._forgone_passes += max((overhead.drafting_s - overhead.resting_s) / pass_s, LEAST_COST_PASSES)
 
     def _prober(self, drafts: Sequence[DraftLength], rows: Sequence[Row], lengths: Sequence[int]) -> int | None:
         """Return which row probes: of those that are at 0 and may draft, the one that is longest due."""
-        if self._debt_s or self._most == 0 or (self.is_resting and self._steps_without % PROBE_STEPS):
+        if self._debt_s or self._most == 0:
             return None
         at_zero = (index for index, row in enumerate(rows) if lengths[index] == 0 and row.cap > 0)
-        overdue = [(drafts[index].steps_overdue(), -index) for index in at_zero]
+        # Where every request is over before it would probe by itself, one does all the same.
+        least = int(self._steps_at_zero >= PROBE_STEPS)
+        overdue = [(max(drafts[index].steps_overdue(), least), -index) for index in at_zero]
         most_overdue, place = max(overdue, default=(0, 0))
         return -place if most_overdue else None
 

@@ -15,7 +15,7 @@ from gateway.scheduling.sequence import State
 from gateway.speculation.acceptance import Acceptance
 from gateway.speculation.draft_pool import DraftPool
 from gateway.speculation.drafter import SOURCES, Drafter
-from gateway.speculation.length_control import LengthControl
+from gateway.speculation.length_control import REST_ROWS, LengthControl
 from gateway.speculation.record import SpeculationRecord
 from gateway.speculation.step_costs import DraftCosts, StepCosts
 from gateway.speculation.turn_overhead import TurnOverhead
@@ -86,7 +86,7 @@ class Speculator:
                 sequence.draft_ids, sequence.speculates, sequence.drafts_any_time = array("i"), False, False
             return
         has_worker = self.pool is not None and self.pool.num_ready > 0
-        is_crowded = not self._worker_use.pays(len(self._drafters))
+        is_crowded = len(self._drafters) >= REST_ROWS and not self._worker_use.pays(len(self._drafters))
         rows = [drafter.row(has_worker, self._reads_text, is_crowded) for drafter in drafters]
         lengths = self._control.next_lengths([drafter.length for drafter in drafters], rows, self._overhead, num_others)
         drafting = {drafter: length for drafter, length in zip(drafters, lengths, strict=True) if length}

@@ -27,6 +27,8 @@ from tests.support.speculation_cases import Answers, Requests, assert_same, ende
 from tests.support.tiny_model import TinyModel, TinyShape
 
 AT_ONCE = 9
+FEW = 3  # a larger batch drafts only what all its rows gain by
+LENGTHS = [("adaptive", FEW), ("fixed", AT_ONCE)]
 KILLED_AFTER_S = 1.0
 KILLING_TIMEOUT_S = 120.0
 VOCABULARY_SIZE = TinyShape().vocabulary_size
@@ -49,19 +51,19 @@ class Scene:
             gateway.wait_serving()
             yield gateway
 
-    def check(self, gateway: GatewayProcess) -> pb.SpeculationReport:
+    def check(self, gateway: GatewayProcess, at_once: int = AT_ONCE) -> pb.SpeculationReport:
         """Ask for everything and compare; returns what drafting did, counts added up."""
-        answers = ask(gateway, self.requests)
+        answers = ask(gateway, self.requests, at_once)
         for name, answer in answers.items():
             assert_same(answer, self.expected[name], name)
         return total(answers)
 
 
-def ask(gateway: GatewayProcess, requests: Requests) -> dict[str, Answer]:
-    """Return the answers, AT_ONCE requests at a time."""
+def ask(gateway: GatewayProcess, requests: Requests, at_once: int = AT_ONCE) -> dict[str, Answer]:
+    """Return the answers, `at_once` requests at a time."""
     names, answers = list(requests), list[Answer]()
-    for start in range(0, len(names), AT_ONCE):
-        answers += generate_all(gateway.client.stub, [requests[name] for name in names[start : start + AT_ONCE]])
+    for start in range(0, len(names), at_once):
+        answers += generate_all(gateway.client.stub, [requests[name] for name in names[start : start + at_once]])
     return dict(zip(names, answers, strict=True))
 
 
@@ -101,15 +103,17 @@ def colder_copy(tiny_model: TinyModel) -> Iterator[RankProcess]:
         yield worker
 
 
-def test_ngrams_in_the_gateway(scene: Scene) -> None:
-    with scene.gateway(ngram=True) as gateway:
-        report = scene.check(gateway)
+@pytest.mark.parametrize(("draft_length", "at_once"), LENGTHS)
+def test_ngrams_in_the_gateway(scene: Scene, draft_length: str, at_once: int) -> None:
+    with scene.gateway(ngram=True, draft_length=draft_length) as gateway:
+        report = scene.check(gateway, at_once)
     assert 0 < report.accepted == report.ngram_accepted < report.drafted == report.ngram_drafted
 
 
-def test_a_model(scene: Scene, colder_copy: RankProcess) -> None:
-    with scene.gateway(drafts=colder_copy.address) as gateway:
-        report = scene.check(gateway)
+@pytest.mark.parametrize(("draft_length", "at_once"), LENGTHS)
+def test_a_model(scene: Scene, colder_copy: RankProcess, draft_length: str, at_once: int) -> None:
+    with scene.gateway(drafts=colder_copy.address, draft_length=draft_length) as gateway:
+        report = scene.check(gateway, at_once)
     assert 0 < report.rounds <= report.accepted < report.drafted and report.tokens_per_pass > 2
     assert report.ngram_drafted == 0
 
@@ -118,7 +122,7 @@ def test_adversaries(scene: Scene) -> None:
     texts = [[*request.token_ids.ids, *scene.expected[name].ids] for name, request in scene.requests.items()]
     adversary = Adversary(texts, VOCABULARY_SIZE)
     with hosted(adversary, 4) as addresses, scene.gateway(drafts=",".join(addresses)) as gateway:
-        report = scene.check(gateway)
+        report = scene.check(gateway, FEW)
     assert set(adversary.sent) == set(NUM_OF_KIND), "some kinds were not tried"
     assert 0 < report.accepted < report.drafted and report.tokens_per_pass > 1
 
@@ -133,7 +137,7 @@ def test_a_worker_killed_every_second(scene: Scene) -> None:
         try:
             while gateway.log.count("is there") < 3 or not accepted:
                 assert time.monotonic() < deadline_s and not kills.done(), "the worker was hardly ever used"
-                accepted += scene.check(gateway).accepted
+                accepted += scene.check(gateway, FEW).accepted
         finally:
             done.set()
         assert kills.result() >= 2

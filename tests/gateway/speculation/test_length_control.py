@@ -130,7 +130,6 @@ def test_a_batch_drafts_only_what_beats_a_batch_at_rest() -> None:
     machine.overhead.drafting_s, machine.overhead.resting_s = 0.05, 0.0
     lengths = run(machine, requests, 300).lengths[-100:]
     assert sum(map(sum, lengths)) <= len(lengths) / PROBE_STEPS and machine.control.is_resting
-    assert run(machine, requests[:3], 300).lengths[-1] != [0] * 3, "a small batch never rests"
 
 
 def test_in_a_batch_nobody_pays_for_what_others_draft() -> None:
@@ -140,6 +139,13 @@ def test_in_a_batch_nobody_pays_for_what_others_draft() -> None:
     none = Request([], Acceptance(), most=0)
     assert max(map(sum, run(machine, [*good, none], 300).lengths[-100:])) <= 3
     assert max(run(machine, [*good[:2], none], 300).lengths[-1]) > 0, "where rows cost little next to the step itself"
+
+
+def test_requests_too_short_to_probe_by_themselves_probe_all_the_same() -> None:
+    machine, prior = Machine(lambda tokens: 0.002 * tokens), Acceptance()
+    lengths = [run(machine, [Request([0.0] * 8, prior, waits=False)], 20).lengths for _ in range(60)]
+    drafted = sum(each[0] for of_request in lengths[10:] for each in of_request)
+    assert 10 <= drafted <= 50 * 20 / PROBE_STEPS
 
 
 def test_whoever_only_probes_is_not_chosen_until_then() -> None:
@@ -172,7 +178,7 @@ def test_a_batch_at_rest_is_looked_at_now_and_then() -> None:
         if looks[-1]:
             run(machine, requests, 1)
     assert sum(looks) == 4
-    assert not machine.control.rests_on(3), "a small batch does not rest"
+    assert not machine.control.rests_on(3), "a small batch is looked at in every turn"
 
 
 def test_an_override_of_0_never_drafts_and_never_probes() -> None:
