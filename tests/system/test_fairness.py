@@ -58,15 +58,15 @@ def test_a_long_prompt_slows_others_by_a_factor_at_most(smollm_cluster: Cluster)
 
 def slowdown(cluster: Cluster, attempt: int) -> float:
     """Return how many times longer a running stream's tokens take while an attacker's prompt is prefilled."""
-    arrivals_s: list[float] = []
+    arrivals: list[tuple[float, int]] = []  # when, and how many tokens
     enough = threading.Event()
     victim = cluster.stub.Generate(text_request(f"Victim {attempt}", 2_000), timeout=300)
 
     def read() -> None:
         with suppress(grpc.RpcError):  # it is cancelled in the end
             for event in victim:
-                arrivals_s.extend([time.perf_counter()] * len(event.delta.token_ids))
-                if len(arrivals_s) >= NUM_TOKENS:
+                arrivals.append((time.perf_counter(), len(event.delta.token_ids)))
+                if sum(count for _, count in arrivals) >= NUM_TOKENS:
                     enough.set()
 
     reader = threading.Thread(target=read)
@@ -78,9 +78,11 @@ def slowdown(cluster: Cluster, attempt: int) -> float:
     attacker = generate(cluster.stub, pb.GenerateRequest(token_ids=pb.TokenIds(ids=prompt), stopping=stops))
     victim.cancel()
     reader.join()
-    gaps = [(before, after - before) for before, after in pairwise(arrivals_s)]
-    alone_s = [gap for start, gap in gaps if start + gap < began_s]
-    beside_s = [gap for start, gap in gaps if start > began_s and start + gap < attacker.arrivals_s[0]]
+    # Tokens that came together took equally long.
+    gaps = [(start, end, count) for (start, _), (end, count) in pairwise(arrivals) if count]
+    alone_s = [(end - start) / count for start, end, count in gaps if end < began_s for _ in range(count)]
+    inside = [(start, end, count) for start, end, count in gaps if start > began_s and end < attacker.arrivals_s[0]]
+    beside_s = [(end - start) / count for start, end, count in inside for _ in range(count)]
     assert len(beside_s) >= 5, "the prompt was read before it could disturb anybody"
     print(
         f"alone {median(alone_s) * 1e3:.1f} ms, beside {median(beside_s) * 1e3:.1f} ms per token "
