@@ -239,7 +239,7 @@ class StepLoop:
         decided_ns = time.perf_counter_ns()
         hop_ns = times.plan_ns + times.wire_ns + decided_ns - answered_ns
         step_s = times.work_ns * 1e-9 / plan.passes
-        scheduler.pacer.observe(plan.decode_tokens, plan.prefill_tokens, times.wire_ns * 1e-9 + step_s)
+        scheduler.pacer.observe(plan.decode_tokens, plan.prefill_tokens, times.wire_ns * 1e-9 / plan.passes + step_s)
         if not plan.prefill_tokens:
             scheduler.run_ahead.observe(hop_ns * 1e-9, step_s, len(plan.rows))
         if self._speculator is not None:

@@ -94,7 +94,10 @@ class Scheduler:
         """Return the next step, or None when there is nothing to run."""
         assert self._plan_out is None, "the last plan was not committed"
         decode_tokens = sum([sequence.uncomputed == 1 for sequence in self._running])
-        decode_tokens += trim_drafts(self._running, self._limits.max_step_tokens - decode_tokens, self.blocks)
+        # Drafts leave a token to who has a prompt to read: others' luck is not to hold it up.
+        reads = decode_tokens < len(self._running) or bool(self._waiting)
+        spare_tokens = max(self._limits.max_step_tokens - decode_tokens - reads, 0)
+        decode_tokens += trim_drafts(self._running, spare_tokens, self.blocks)
         budget = min(self.pacer.allowance(decode_tokens), self._limits.max_step_tokens - decode_tokens)
         chosen: list[tuple[Sequence, int]] = []
         num_running, prefill_tokens = len(self._running), 0

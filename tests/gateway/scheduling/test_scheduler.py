@@ -1,4 +1,5 @@
 import random
+from array import array
 from collections.abc import Iterable
 
 import pytest
@@ -96,6 +97,17 @@ def test_all_prefills_of_a_step_share_one_allowance() -> None:
     older, younger, _last = (add(scheduler, [n] * 40) for n in range(3))
     plan = step(scheduler, ranks)
     assert [(row.sequence, len(row.token_ids)) for row in plan.rows[1:]] == [(older, 5), (younger, 3)]
+
+
+def test_drafts_leave_a_token_to_who_reads_its_prompt() -> None:
+    scheduler, ranks = scheduler_of(64, max_running=2, max_step_tokens=4), FakeRanks(SIZE)
+    decoding = add(scheduler, [0], max_new=20)
+    step(scheduler, ranks)
+    reading = add(scheduler, [1] * 12)
+    for _ in range(3):
+        decoding.draft_ids = array("i", [7] * 8)
+        plan = step(scheduler, ranks)
+        assert reading in {row.sequence for row in plan.rows} and len(plan.rows[0].token_ids) >= 2
 
 
 def test_a_request_that_can_never_fit_is_refused_at_once() -> None:
