@@ -22,11 +22,14 @@ def room_ahead(sequence: Sequence, wanted: int, blocks: PrefixCache) -> int:
     return min(wanted, len(sequence.block_table) * pool.block_size - length)
 
 
-def trim_drafts(running: Collection[Sequence], budget: int, blocks: PrefixCache) -> int:
+def trim_drafts(running: Collection[Sequence], budget: int, are_waiting: bool, blocks: PrefixCache) -> int:
     """Cut the sequences' drafts to where there is room, `budget` ids in all; return how many ids are left.
 
-    Where blocks are short none are taken for drafts: they would push out who is running.
+    One id is left to who has a prompt to read, running or waiting: others' luck is not to hold it up. Where blocks are
+    short none are taken for drafts: they would push out who is running.
     """
+    if are_waiting or any(sequence.uncomputed != 1 for sequence in running):
+        budget = max(budget - 1, 0)
     total, are_short = 0, blocks.available < 2 * len(running)
     for sequence in running:
         if sequence.draft_ids:

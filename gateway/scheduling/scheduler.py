@@ -47,9 +47,7 @@ class Scheduler:
         # Who leaves after the plan that is out; True: its blocks are not sound.
         self._leaving: dict[Sequence, bool] = {}
         self._no_room = False  # the head of the queue found too few blocks, and none came back since
-        self._arrivals = 0
-        self._numbers = 0
-        self._commits = 0
+        self._arrivals = self._numbers = self._commits = 0
 
     @property
     def running(self) -> tuple[Sequence, ...]:
@@ -94,11 +92,9 @@ class Scheduler:
         """Return the next step, or None when there is nothing to run."""
         assert self._plan_out is None, "the last plan was not committed"
         decode_tokens = sum([sequence.uncomputed == 1 for sequence in self._running])
-        # Drafts leave a token to who has a prompt to read: others' luck is not to hold it up.
-        reads = decode_tokens < len(self._running) or bool(self._waiting)
-        spare_tokens = max(self._limits.max_step_tokens - decode_tokens - reads, 0)
-        decode_tokens += trim_drafts(self._running, spare_tokens, self.blocks)
-        budget = min(self.pacer.allowance(decode_tokens), self._limits.max_step_tokens - decode_tokens)
+        most = self._limits.max_step_tokens
+        decode_tokens += trim_drafts(self._running, most - decode_tokens, bool(self._waiting), self.blocks)
+        budget = min(self.pacer.allowance(decode_tokens), most - decode_tokens)
         chosen: list[tuple[Sequence, int]] = []
         num_running, prefill_tokens = len(self._running), 0
         # Oldest first: whoever has to give up blocks comes later in the list, so it has no row yet.
