@@ -17,7 +17,7 @@ from tests.support.cluster import Cluster, running_cluster
 
 pytestmark = pytest.mark.alone
 
-ATTEMPTS = 5
+ATTEMPTS = 3
 NUM_STREAMS = 16
 NUM_TOKENS = 24
 LEAST_SPEED_UP = 3.0
