@@ -53,9 +53,9 @@ def partition(architecture: Architecture, rank: int, world_size: int, feed_forwa
     """Return what `rank` of `world_size` holds.
 
     Feed-forward columns are dealt out in units of `feed_forward_unit`: the group of an int4 matrix stays whole.
-    KV heads are dealt out whole, unevenly where they do not divide; with more ranks than KV heads the query heads are
-    dealt out and each rank holds a copy of the KV heads its queries need. Raises CheckpointError when some rank would
-    be left with nothing to do.
+    KV heads are dealt out whole where they divide. Else, and with more ranks than KV heads, the query heads are dealt
+    out and each rank holds a copy of the KV heads its queries need, if that leaves less to the rank that has the most:
+    the others wait for it in every layer. Raises CheckpointError when some rank would be left with nothing to do.
     """
     if not 0 <= rank < world_size:
         raise CheckpointError(f"rank {rank} is not one of {world_size} ranks")
@@ -73,12 +73,8 @@ def partition(architecture: Architecture, rank: int, world_size: int, feed_forwa
             f"{architecture.query_heads} query heads do not divide among {architecture.kv_heads} KV heads"
         )
     per_kv = architecture.query_heads // architecture.kv_heads
-    if world_size <= architecture.kv_heads:
-        kv_heads = _share(architecture.kv_heads, rank, world_size)
-        query_heads = kv_heads.scaled(per_kv)
-    else:
-        query_heads = _share(architecture.query_heads, rank, world_size)
-        kv_heads = Span(query_heads.start // per_kv, (query_heads.stop - 1) // per_kv + 1)
+    query_heads = _query_heads(architecture.kv_heads, per_kv, world_size)[rank]
+    kv_heads = _kv_heads(query_heads, per_kv)
     wide = _share(units, rank, world_size).scaled(feed_forward_unit)
     return Partition(
         rank=rank,
@@ -89,6 +85,26 @@ def partition(architecture: Architecture, rank: int, world_size: int, feed_forwa
         feed_forward=Span(wide.start, min(wide.stop, architecture.intermediate_size)),
         vocabulary=_share(architecture.vocabulary_size, rank, world_size),
     )
+
+
+def _query_heads(kv_heads: int, per_kv: int, world_size: int) -> list[Span]:
+    """Return each rank's query heads."""
+    by_query = [_share(kv_heads * per_kv, rank, world_size) for rank in range(world_size)]
+    if world_size > kv_heads:
+        return by_query
+    whole = [_share(kv_heads, rank, world_size).scaled(per_kv) for rank in range(world_size)]
+
+    def most(deal: list[Span]) -> tuple[int, int]:
+        kv_sizes = [_kv_heads(span, per_kv).size for span in deal]
+        return max(span.size + kv for span, kv in zip(deal, kv_sizes, strict=True)), max(kv_sizes)
+
+    (load, kv_most), (whole_load, whole_kv_most) = most(by_query), most(whole)
+    return by_query if load < whole_load and kv_most <= whole_kv_most else whole
+
+
+def _kv_heads(query_heads: Span, per_kv: int) -> Span:
+    """Return the KV heads that these query heads read."""
+    return Span(query_heads.start // per_kv, (query_heads.stop - 1) // per_kv + 1)
 
 
 def _share(total: int, rank: int, world_size: int) -> Span:

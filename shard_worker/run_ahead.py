@@ -115,9 +115,7 @@ class RunAhead:
             return
         began_ns = time.perf_counter_ns()
         (rows, states_A, lengths), self._wanted = self._wanted, None
-        # Alone it knows the winners at once; others are met in the next step, if that wants to know.
-        everyone = np.arange(len(states_A) if self._group.world_size == 1 else 0)
-        drawn = self._passes.run_at_once(rows, states_A, lengths, everyone)
+        drawn = self._passes.run_at_once(rows, states_A, lengths, np.arange(len(states_A)))
         came_to = self._passes.computed(rows)[0] if drawn is None else drawn
         collective_ns = self._group.take_collective_ns()
         self._done = AheadRows(rows, states_A, lengths, came_to, began_ns, time.perf_counter_ns(), collective_ns)

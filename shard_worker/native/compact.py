@@ -22,7 +22,10 @@ _CHUNK_ROWS = 1024
 
 
 class CompactLinear(Packed):
-    """A bfloat16 matrix. packed: uint8[P, 64 + 192 U], a header and units; exceptions: uint8[E, 8]."""
+    """A bfloat16 matrix. packed: uint8[P, 64 + 192 U], a header and units; exceptions: uint8[E, 8].
+
+    Of two panels the headers come first, then their units in turn; an odd last panel lies alone.
+    """
 
     packed: Tensor
     exceptions: Tensor
@@ -39,17 +42,37 @@ class CompactLinear(Packed):
     def _unpacked(self, rows: Tensor) -> FloatLinear:
         panels, lanes = rows // PANEL_ROWS, rows % PANEL_ROWS
         # Of a unit [codes or low bytes, 4, 2, 4, 2]: quarter of the rows, half of four columns, row, column.
-        units = self.packed[panels, HEADER_BYTES:].view(len(rows), -1, 3, 4, 2, 4, 2)
+        units = self._units(panels).view(len(rows), -1, 3, 4, 2, 4, 2)
         mine = units[torch.arange(len(rows)), :, :, lanes // 4, :, lanes % 4]
         codes = torch.stack((mine[:, :, 0] & 0xF, mine[:, :, 0] >> 4), dim=2).flatten(1)
-        high = self.packed[panels, :TABLE_BYTES].gather(1, codes.long())
+        high = self._headers()[panels, :TABLE_BYTES].gather(1, codes.long())
         bytes_NK2 = torch.stack((mine[:, :, 1:].flatten(1), high), dim=-1)[:, : self.in_features].contiguous()
         bits_NK = bytes_NK2.view(torch.int16).squeeze(-1)
         self._put_exceptions(rows, bits_NK)
         return FloatLinear(bits_NK.view(torch.bfloat16))
 
+    @property
+    def _pairs(self) -> Tensor:
+        """uint8[P / 2, bytes of two panels]."""
+        count = len(self.packed) // 2
+        return self.packed[: 2 * count].view(count, 2 * self.packed.shape[1])
+
+    def _headers(self) -> Tensor:
+        """Return uint8[P, 64]."""
+        paired, alone = self._pairs, self.packed[len(self.packed) // 2 * 2 :]
+        return torch.cat((paired[:, : 2 * HEADER_BYTES].reshape(-1, HEADER_BYTES), alone[:, :HEADER_BYTES]))
+
+    def _units(self, panels: Tensor) -> Tensor:
+        """Return these panels' units, uint8[len(panels), U, 192]."""
+        is_alone, pairs = panels >= len(self.packed) // 2 * 2, self._pairs
+        units = self.packed.new_empty(len(panels), (self.packed.shape[1] - HEADER_BYTES) // UNIT_BYTES, UNIT_BYTES)
+        paired = pairs[:, 2 * HEADER_BYTES :].view(len(pairs), units.shape[1], 2, UNIT_BYTES)
+        units[~is_alone] = paired[panels[~is_alone] // 2, :, panels[~is_alone] % 2]
+        units[is_alone] = self.packed[panels[is_alone], HEADER_BYTES:].view(-1, *units.shape[1:])
+        return units
+
     def _put_exceptions(self, rows: Tensor, bits_NK: Tensor) -> None:
-        bounds_P2 = self.packed[:, TABLE_BYTES : TABLE_BYTES + 8].contiguous().view(torch.int32)
+        bounds_P2 = self._headers()[:, TABLE_BYTES : TABLE_BYTES + 8].contiguous().view(torch.int32)
         columns_E = self.exceptions[:, :4].contiguous().view(torch.int32).flatten()
         lanes_E, weights_E = self.exceptions[:, 4:].contiguous().view(torch.int16).unbind(1)
         panels_E = torch.arange(len(bounds_P2)).repeat_interleave(bounds_P2[:, 1] - bounds_P2[:, 0])

@@ -71,7 +71,7 @@ def test_kv_heads_are_held_by_those_who_read_them(group: tuple[Architecture, lis
         assert [part.kv_heads.start + kv for kv in part.kv_of_query] == read
         assert covered([part.kv_heads]) == sorted(set(read))
     held = covered([part.kv_heads for part in parts])
-    if len(parts) <= arch.kv_heads:
+    if arch.kv_heads % len(parts) == 0:
         assert held == list(range(arch.kv_heads))
     else:
         # A copy is made only where a KV head's queries are spread over two ranks or more.
@@ -107,9 +107,22 @@ def test_groups_of_feed_forward_columns_stay_whole(group: tuple[Architecture, li
 
 def test_smollm2_over_two_ranks() -> None:
     parts = [partition(architecture(query_heads=9, kv_heads=3), rank, 2) for rank in range(2)]
-    assert [part.kv_heads for part in parts] == [Span(0, 2), Span(2, 3)]
-    assert [part.query_heads for part in parts] == [Span(0, 6), Span(6, 9)]
-    assert [part.kv_of_query for part in parts] == [(0, 0, 0, 1, 1, 1), (0, 0, 0)]
+    assert [part.query_heads for part in parts] == [Span(0, 5), Span(5, 9)]
+    assert [part.kv_heads for part in parts] == [Span(0, 2), Span(1, 3)]
+    assert [part.kv_of_query for part in parts] == [(0, 0, 0, 1, 1), (0, 1, 1, 1)]
+
+
+@given(groups())
+def test_a_copy_leaves_less_to_who_has_the_most_and_no_more_cache(group: tuple[Architecture, list[Partition]]) -> None:
+    arch, parts = group
+    if len(parts) > arch.kv_heads:
+        return
+    most_whole = -(-arch.kv_heads // len(parts))
+    load_whole = most_whole * (1 + arch.query_heads // arch.kv_heads)
+    load = max(part.query_heads.size + part.kv_heads.size for part in parts)
+    assert max(part.kv_heads.size for part in parts) == most_whole
+    is_copied = sum(part.kv_heads.size for part in parts) > arch.kv_heads
+    assert load < load_whole if is_copied else load == load_whole
 
 
 def test_replication_with_uneven_queries() -> None:

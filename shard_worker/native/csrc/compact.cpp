@@ -78,7 +78,7 @@ class CompactJob : public Job {
         for (size_t panel = 0; panel < exceptions_.size(); panel++) {
             const std::vector<Exception>& found = exceptions_[panel];
             std::copy(found.begin(), found.end(), out + count);
-            auto* header = reinterpret_cast<CompactHeader*>(at(int64_t(panel)));
+            auto* header = reinterpret_cast<CompactHeader*>(out_ + place(int64_t(panel)).header);
             header->first = int32_t(count);
             count += int64_t(found.size());
             header->last = int32_t(count);
@@ -87,7 +87,7 @@ class CompactJob : public Job {
     }
 
   private:
-    uint8_t* at(int64_t panel) const { return out_ + panel * compact_panel_bytes(columns_); }
+    CompactPlace place(int64_t panel) const { return {rows_, columns_, panel}; }
 
     void pack(int64_t panel) {
         if (found_.load(std::memory_order_relaxed) > most_) {
@@ -104,7 +104,7 @@ class CompactJob : public Job {
         for (uint8_t code = 0; code < 16; code++) {
             codings[header.table[code]] = {code, 0xff};
         }
-        std::memcpy(at(panel), &header, sizeof header);
+        std::memcpy(out_ + place(panel).header, &header, sizeof header);
         for (int64_t lane = 0; lane < panel_rows; lane++) {
             pack_row(lane < rows ? weights + lane * columns_ : nullptr, panel, lane, codings, header.placeholder);
         }
@@ -113,8 +113,9 @@ class CompactJob : public Job {
 
     // Null is a row of padding, which is placeholders, as are columns of padding.
     void pack_row(const uint16_t* row, int64_t panel, int64_t lane, const Coding* codings, uint16_t placeholder) {
-        uint8_t* unit = at(panel) + sizeof(CompactHeader);
-        for (int64_t k = 0; k < columns_; k += compact_columns, unit += compact_unit_bytes) {
+        const CompactPlace where = place(panel);
+        uint8_t* unit = out_ + where.units;
+        for (int64_t k = 0; k < columns_; k += compact_columns, unit += where.stride) {
             const int64_t here = row ? std::min(columns_ - k, compact_columns) : 0;
             uint16_t weights[compact_columns];
             std::fill_n(weights, compact_columns, placeholder);

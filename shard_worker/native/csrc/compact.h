@@ -19,7 +19,7 @@ constexpr int64_t compact_columns = 8;
 constexpr int64_t compact_code_bytes = 64, compact_low_bytes = 64;
 constexpr int64_t compact_unit_bytes = compact_code_bytes + 2 * compact_low_bytes;
 
-// What a panel begins with.
+// What a panel has besides.
 struct CompactHeader {
     uint8_t table[16];     // high bytes by code
     int32_t first, last;   // the panel's exceptions, sorted by lane, then column
@@ -43,18 +43,34 @@ inline int64_t compact_panel_bytes(int64_t columns) {
     return int64_t(sizeof(CompactHeader)) + compact_units(columns) * compact_unit_bytes;
 }
 
+// Where a panel lies. Two panels, which a product takes side by side, are one run of memory: both headers, then a unit
+// of the one, a unit of the other, and so on. Memory gives half as much again to one stream as to two. An odd matrix's
+// last panel lies alone.
+struct CompactPlace {
+    CompactPlace(int64_t rows, int64_t columns, int64_t panel) {
+        const bool is_paired = (panel | 1) * panel_rows < rows;
+        const int64_t second = is_paired ? panel & 1 : 0, side_by_side = is_paired ? 2 : 1;
+        header = (panel - second) * compact_panel_bytes(columns) + second * int64_t(sizeof(CompactHeader));
+        units = header + (side_by_side - second) * int64_t(sizeof(CompactHeader)) + second * compact_unit_bytes;
+        stride = side_by_side * compact_unit_bytes;
+    }
+
+    int64_t header, units, stride;  // bytes from the matrix's begin, and from one unit to the next
+};
+
 // One panel of a matrix whose `weight` is [panels, compact_panel_bytes] and whose `scale` is its exceptions.
 struct CompactPanel {
     CompactPanel(const Matrix& matrix, int64_t panel)
-        : bytes(static_cast<const uint8_t*>(matrix.weight) + panel * compact_panel_bytes(matrix.columns)),
+        : bytes(static_cast<const uint8_t*>(matrix.weight)), place(matrix.rows, matrix.columns, panel),
           exceptions(static_cast<const Exception*>(matrix.scale)) {}
 
-    const CompactHeader& header() const { return *reinterpret_cast<const CompactHeader*>(bytes); }
-    const uint8_t* unit(int64_t index) const { return bytes + sizeof(CompactHeader) + index * compact_unit_bytes; }
+    const CompactHeader& header() const { return *reinterpret_cast<const CompactHeader*>(bytes + place.header); }
+    const uint8_t* unit(int64_t index) const { return bytes + place.units + index * place.stride; }
     const Exception* begin() const { return exceptions + header().first; }
     const Exception* end() const { return exceptions + header().last; }
 
     const uint8_t* bytes;
+    const CompactPlace place;
     const Exception* exceptions;
 };
 

@@ -23,33 +23,43 @@ struct ExactPairs {
     }
 };
 
+// The processor's own prefetchers keep up with one or two rows of x, and then further ones are in their way.
+constexpr int most_unprefetched_rows = 2;
+constexpr int64_t compact_prefetch_bytes = 4096;
+
 // A panel's weights from row `lane` on, decoded a unit at a time.
 struct Decoded {
     static constexpr int most_rows = Pairs::decoded_rows, registers = compact_columns / 2;
+    static constexpr int next_fewer(int rows) { return rows - 1; }
 
     Decoded(const CompactPanel& panel, int64_t lane, const uint32_t*)
-        : unit(panel.unit(0) + 4 * lane), table(Pairs::table(panel.header().table)) {}
+        : unit(panel.unit(0) + 4 * lane), stride(panel.place.stride), table(Pairs::table(panel.header().table)) {}
     void next(Pairs::Reg* weights) {
-        __builtin_prefetch(unit + prefetch_bytes);
-        __builtin_prefetch(unit + prefetch_bytes + 64);
-        __builtin_prefetch(unit + prefetch_bytes + 128);
         Pairs::decode(unit, table, weights);
-        unit += tandem::compact_unit_bytes;
+        unit += stride;
+    }
+    void prefetch() const {
+        for (int64_t at = 0; at < tandem::compact_unit_bytes; at += 64) {
+            __builtin_prefetch(unit + compact_prefetch_bytes + at);
+        }
     }
 
     const uint8_t* unit;
+    int64_t stride;
     Pairs::Table table;
 };
 
 // The same from where `expand` wrote them, [columns / 2, 16 rows] of two columns each.
 struct Expanded {
     static constexpr int most_rows = Pairs::expanded_rows, registers = 1;
+    static constexpr int next_fewer(int rows) { return rows == 12 ? 8 : rows / 2; }
 
     Expanded(const CompactPanel&, int64_t lane, const uint32_t* from) : at(from + lane) {}
     void next(Pairs::Reg* weights) {
         weights[0] = Pairs::load(at);
         at += panel_rows;
     }
+    void prefetch() const {}
 
     const uint32_t* at;
 };
@@ -63,6 +73,7 @@ void expand(const CompactPanel& panel, int64_t columns, uint32_t* to) {
         Decoded weights(panel, lane, nullptr);
         for (int64_t unit = 0; unit < tandem::compact_units(columns); unit++) {
             Pairs::Reg decoded[Decoded::registers];
+            weights.prefetch();
             weights.next(decoded);
             for (int i = 0; i < Decoded::registers; i++) {
                 Pairs::store(to + (unit * Decoded::registers + i) * panel_rows + lane, decoded[i]);
@@ -78,6 +89,9 @@ void add_columns(Source* sources, const typename Dot::Activation* x, int64_t ldx
     for (int64_t k = 0; k < columns; k += 2 * Source::registers) {
         Pairs::Reg weights[num_panels][Source::registers];
         for (int p = 0; p < num_panels; p++) {
+            if constexpr (num_rows > most_unprefetched_rows) {
+                sources[p].prefetch();
+            }
             sources[p].next(weights[p]);
         }
         for (int i = 0; i < Source::registers; i++) {
@@ -119,19 +133,20 @@ struct CompactProduct {
     int64_t ldo;
     bool accumulate;
 
-    // All rows of x, from m on, times panels from `panel` on; most_rows at a time, and what is left in smaller blocks.
+    // All rows of x, from m on, times panels from `panel` on; most_rows at a time, then what is left.
     template <class Source, int num_panels, int most_rows = Source::most_rows>
     void rows(int64_t panel, const uint32_t* expanded, int64_t m = 0) const {
         for (; m + most_rows <= num_rows; m += most_rows) {
             block<Source, most_rows, num_panels>(panel, expanded, m);
         }
         if constexpr (most_rows > 1) {
-            rows<Source, num_panels, most_rows == 12 ? 8 : most_rows / 2>(panel, expanded, m);
+            rows<Source, num_panels, Source::next_fewer(most_rows)>(panel, expanded, m);
         }
     }
 
+    // By itself: put into its callers, GCC 12 makes the loops for one to three rows half as fast.
     template <class Source, int rows, int num_panels>
-    void block(int64_t panel, const uint32_t* expanded, int64_t m) const {
+    __attribute__((noinline)) void block(int64_t panel, const uint32_t* expanded, int64_t m) const {
         const int64_t whole = matrix.columns / compact_columns * compact_columns;
         const Activation* from = x + m * ldx;
         for (int64_t lane = 0; lane < panel_rows; lane += Vec::width) {
@@ -168,7 +183,7 @@ struct CompactProduct {
         int64_t panel = first / panel_rows;
         const int64_t end = (last + panel_rows - 1) / panel_rows;
         while (panel < end) {
-            const bool both = panel + 2 <= end;
+            const bool both = panel % 2 == 0 && panel + 2 <= end;
             if (num_rows > few_rows) {
                 expand(CompactPanel(matrix, panel), matrix.columns, expanded.data());
                 if (both) {

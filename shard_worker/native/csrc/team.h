@@ -103,10 +103,12 @@ class Job {
     static constexpr int most_ranges = 8;
 
     // Where a phase is cut: into `ranges` ranges, each but the last of `share` times the smallest piece, and these into
-    // pieces (shrinking ones: guided self-scheduling, Polychronopoulos and Kuck 1987).
+    // pieces (shrinking ones: guided self-scheduling, Polychronopoulos and Kuck 1987). A thread that shares with nobody
+    // takes all at once instead of ever less.
     struct Split {
-        Split(int64_t total, int64_t smallest, int64_t most_ranges, Pieces pieces)
-            : total(total), smallest(smallest), pieces(pieces) {
+        Split(int64_t total, int64_t piece, int64_t most_ranges, Pieces pieces)
+            : total(total), smallest(most_ranges == 1 && pieces == shrinking ? std::max<int64_t>(total, 1) : piece),
+              pieces(pieces) {
             const int64_t count = (total + smallest - 1) / smallest;
             share = std::max<int64_t>((count + most_ranges - 1) / most_ranges, 1);
             ranges = uint32_t((count + share - 1) / share);
