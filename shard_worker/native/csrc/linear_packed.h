@@ -27,8 +27,9 @@ void start(const XBlock* const* blocks, int64_t b, Int::Reg* sums) {
     }
 }
 
-// totals[m] += the sums over k for Int::lanes rows, which begin `lane` rows into the panel.
-template <int num_rows>
+// totals[m] += the sums over k for Int::lanes rows, which begin `lane` rows into the panel. With `ahead` the next panel
+// is on its way meanwhile.
+template <int num_rows, bool ahead>
 void panel_int8(const Matrix& matrix, const QuantizedRows& x, const int8_t* const* q, const XBlock* const* blocks,
                 int64_t panel, int64_t lane, Vec::Reg* totals) {
     const int64_t num_blocks = x.columns / block_columns;
@@ -38,7 +39,11 @@ void panel_int8(const Matrix& matrix, const QuantizedRows& x, const int8_t* cons
         Int::Reg sums[num_rows];
         start<num_rows>(blocks, b, sums);
         for (int run = 0; run < 8; run++) {
-            const auto weights = Int::int8(weight + 4 * panel_rows * run);
+            const uint8_t* at = weight + 4 * panel_rows * run;
+            if constexpr (ahead) {
+                __builtin_prefetch(at + panel_bytes);
+            }
+            const auto weights = Int::int8(at);
             for (int m = 0; m < num_rows; m++) {
                 sums[m] = Int::dot(sums[m], weights, repeat(q[m] + b * block_columns + 4 * run));
             }
@@ -53,7 +58,7 @@ void panel_int8(const Matrix& matrix, const QuantizedRows& x, const int8_t* cons
     }
 }
 
-template <int num_rows>
+template <int num_rows, bool ahead>
 void panel_int4(const Matrix& matrix, const QuantizedRows& x, const int8_t* const* q, const XBlock* const* blocks,
                 int64_t panel, int64_t lane, Vec::Reg* totals) {
     const int64_t group_blocks = matrix.group / block_columns, num_blocks = x.columns / block_columns;
@@ -63,22 +68,35 @@ void panel_int4(const Matrix& matrix, const QuantizedRows& x, const int8_t* cons
         Vec::Reg scale, zero;
         Int::pairs(weight, scale, zero);
         weight += int4_group_bytes;
+        Vec::Reg parts[num_rows];
+        float x_sums[num_rows];
+        for (int m = 0; m < num_rows; m++) {
+            parts[m] = Vec::zero();
+            x_sums[m] = 0.0f;
+        }
         for (int64_t b = first; b < first + group_blocks; b++, weight += int4_block_bytes) {
             Int::Reg sums[num_rows];
             start<num_rows>(blocks, b, sums);
             for (int run = 0; run < 4; run++) {
                 Int::Reg low, high;
-                Int::int4(weight + 4 * panel_rows * run, low, high);
+                const uint8_t* at = weight + 4 * panel_rows * run;
+                if constexpr (ahead) {
+                    __builtin_prefetch(at + panel_bytes);
+                }
+                Int::int4(at, low, high);
                 for (int m = 0; m < num_rows; m++) {
-                    const int8_t* at = q[m] + b * block_columns + 4 * run;
-                    sums[m] = Int::dot4(Int::dot4(sums[m], low, repeat(at)), high, repeat(at + 16));
+                    const int8_t* from = q[m] + b * block_columns + 4 * run;
+                    sums[m] = Int::dot4(Int::dot4(sums[m], low, repeat(from)), high, repeat(from + 16));
                 }
             }
             for (int m = 0; m < num_rows; m++) {
                 const XBlock& block = blocks[m][b];
-                totals[m] = Vec::fma(Vec::mul(Int::to_float(sums[m]), Vec::fill(block.scale)), scale, totals[m]);
-                totals[m] = Vec::fma(Vec::fill(block.sum), zero, totals[m]);
+                parts[m] = Vec::fma(Int::to_float(sums[m]), Vec::fill(block.scale), parts[m]);
+                x_sums[m] += block.sum;
             }
+        }
+        for (int m = 0; m < num_rows; m++) {
+            totals[m] = Vec::fma(Vec::fill(x_sums[m]), zero, Vec::fma(parts[m], scale, totals[m]));
         }
     }
 }
@@ -98,9 +116,10 @@ void put(Vec::Reg total, int64_t n, int64_t first, int64_t last, float* out, boo
     }
 }
 
-template <int num_rows>
-void panel_of(const Matrix& matrix, const QuantizedRows& x, int64_t m, int64_t panel, int64_t first, int64_t last,
-              float* out, int64_t ldo, bool accumulate) {
+// Rows [m, m + num_rows) of x times a panel.
+template <int num_rows, bool ahead>
+__attribute__((noinline)) void panel_of(const Matrix& matrix, const QuantizedRows& x, int64_t m, int64_t panel,
+                                        int64_t first, int64_t last, float* out, int64_t ldo, bool accumulate) {
     const int8_t* q[num_rows];
     const XBlock* blocks[num_rows];
     for (int i = 0; i < num_rows; i++) {
@@ -113,9 +132,9 @@ void panel_of(const Matrix& matrix, const QuantizedRows& x, int64_t m, int64_t p
             totals[i] = Vec::zero();
         }
         if (matrix.format == int32_t(tandem::Format::packed_int8)) {
-            panel_int8<num_rows>(matrix, x, q, blocks, panel, lane, totals);
+            panel_int8<num_rows, ahead>(matrix, x, q, blocks, panel, lane, totals);
         } else {
-            panel_int4<num_rows>(matrix, x, q, blocks, panel, lane, totals);
+            panel_int4<num_rows, ahead>(matrix, x, q, blocks, panel, lane, totals);
         }
         for (int i = 0; i < num_rows; i++) {
             put(totals[i], panel * panel_rows + lane, first, last, out + (m + i) * ldo, accumulate);
@@ -123,24 +142,34 @@ void panel_of(const Matrix& matrix, const QuantizedRows& x, int64_t m, int64_t p
     }
 }
 
+// The same for a number of rows that is known when it is called, `most` at most.
+template <bool ahead, int most = Int::most_rows>
+void panel_times(int64_t num_rows, const Matrix& matrix, const QuantizedRows& x, int64_t m, int64_t panel,
+                 int64_t first, int64_t last, float* out, int64_t ldo, bool accumulate) {
+    if constexpr (most > 1) {
+        if (num_rows < most) {
+            return panel_times<ahead, most - 1>(num_rows, matrix, x, m, panel, first, last, out, ldo, accumulate);
+        }
+    }
+    panel_of<most, ahead>(matrix, x, m, panel, first, last, out, ldo, accumulate);
+}
+
+// From so many rows of x on the processor's prefetchers fall behind.
+constexpr int64_t int8_ahead_rows = 9, int4_ahead_rows = 7;
+
+// Rows of x go through a panel in blocks of about the same size. With many of them the last block fetches the next panel.
 void linear_packed(const Matrix& matrix, const QuantizedRows& x, int64_t first, int64_t last, float* out, int64_t ldo,
                    bool accumulate) {
     static_assert(Int::lanes == Vec::width);
+    const bool is_int4 = matrix.format == int32_t(tandem::Format::packed_int4);
+    const bool ahead = x.num_rows >= (is_int4 ? int4_ahead_rows : int8_ahead_rows);
+    const int64_t num_blocks = (x.num_rows + Int::most_rows - 1) / Int::most_rows;
     for (int64_t panel = first / panel_rows; panel * panel_rows < last; panel++) {
-        int64_t m = 0;
-        for (; m + Int::most_rows <= x.num_rows; m += Int::most_rows) {
-            panel_of<Int::most_rows>(matrix, x, m, panel, first, last, out, ldo, accumulate);
-        }
-        if constexpr (Int::most_rows > 4) {
-            for (; m + 4 <= x.num_rows; m += 4) {
-                panel_of<4>(matrix, x, m, panel, first, last, out, ldo, accumulate);
-            }
-        }
-        for (; m + 2 <= x.num_rows; m += 2) {
-            panel_of<2>(matrix, x, m, panel, first, last, out, ldo, accumulate);
-        }
-        if (m < x.num_rows) {
-            panel_of<1>(matrix, x, m, panel, first, last, out, ldo, accumulate);
+        for (int64_t block = 0, m = 0; block < num_blocks; block++) {
+            const int64_t size = (x.num_rows - m) / (num_blocks - block);
+            const auto times = ahead && block + 1 == num_blocks ? panel_times<true, Int::most_rows> : panel_times<false, Int::most_rows>;
+            times(size, matrix, x, m, panel, first, last, out, ldo, accumulate);
+            m += size;
         }
     }
 }
