@@ -8,7 +8,8 @@ from common.errors import TandemError
 from gateway.rank_groups import RankGroups
 from gateway.shard_group import GroupInfo, ShardGroup
 
-WATCH_EVERY_S = 0.25
+# Ranks that stop have many seconds for it, and each question costs them and us a millisecond beside the steps.
+WATCH_EVERY_S = 1.0
 
 log = logging.getLogger(__name__)
 

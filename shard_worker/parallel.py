@@ -109,6 +109,10 @@ def form_group(
         shared_memory = agree_on_shared_memory(store, rank, world_size, collectives, device.type == "cpu", timeout_s)
         on_gpus = device.type == "cuda" and collectives == "auto"
         symmetric_memory = agree_on_symmetric_memory(device) if on_gpus else None
+        if shared_memory is not None:
+            # It is all that is used from here on; gloo's loop would wake a hundred times a second beside the model.
+            dist.barrier()
+            dist.destroy_process_group()
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise SettingsError(
