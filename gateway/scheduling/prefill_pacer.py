@@ -5,7 +5,7 @@ observed, as exponentially weighted means of clipped observations, so that singl
 move them little.
 """
 
-MIN_CHUNK_TOKENS = 8
+MIN_CHUNK_TOKENS = 4
 START_TOKENS = 64
 REFRESH_STEPS = 64
 

@@ -190,15 +190,15 @@ class StepJob : public Job {
         local.results.resize(stretches_.size());
         const auto compute = [&](int64_t first, int64_t last) {
             for (int64_t index = first; index < last; index++) {
-                stretches_.attend(kernels_, layer, qkv_.data(), layer.qkv.rows, index / heads, index % heads,
-                                  local.scores.data(), local.results.data());
+                stretches_.attend(kernels_, layer, qkv_.data(), layer.qkv.rows, stretches_.in_turn(index / heads),
+                                  index % heads, local.scores.data(), local.results.data());
             }
         };
         run_backed_phase(local.next_phase++, local.thread, count * heads, piece, compute,
                          [&](int64_t first, int64_t last) {
                              const int64_t begin = stretches_.begin(first % heads), head = first % heads + last - first;
                              std::copy(local.results.data() + begin, local.results.data() + stretches_.begin(head),
-                                       stretches_.partial(first / heads) + begin);
+                                       stretches_.partial(stretches_.in_turn(first / heads)) + begin);
                          });
     }
 

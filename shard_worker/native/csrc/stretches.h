@@ -23,9 +23,13 @@ class Stretches {
         }
         first_.push_back(count());
         partials_.resize(count() * size());
+        put_in_order();
     }
 
     int64_t count() const { return int64_t(stretches_.size()); }
+
+    // The stretch whose turn is the index-th. A sequence's tokens attend to the same keys one after the other.
+    int64_t in_turn(int64_t index) const { return order_[index]; }
 
     // Floats of a stretch's partial results: [query_heads, head_dim + 2].
     int64_t size() const { return model_.query_heads * width(); }
@@ -80,10 +84,28 @@ class Stretches {
 
     int64_t width() const { return model_.head_dim + 2; }
 
+    void put_in_order() {
+        for (int64_t token = 0, end = 0; token < step_.num_tokens; token = end) {
+            const int64_t table = step_.table_starts[token];
+            int64_t longest = 0;
+            for (end = token; end < step_.num_tokens && step_.table_starts[end] == table; end++) {
+                longest = std::max(longest, first_[end + 1] - first_[end]);
+            }
+            for (int64_t at = 0; at < longest; at++) {
+                for (int64_t other = token; other < end; other++) {
+                    if (first_[other] + at < first_[other + 1]) {
+                        order_.push_back(first_[other] + at);
+                    }
+                }
+            }
+        }
+    }
+
     const Model model_;
     const Step step_;
     std::vector<Stretch> stretches_;
     std::vector<int64_t> first_;  // of each token, and the end
+    std::vector<int64_t> order_;
     std::vector<float> partials_;
 };
 
