@@ -28,7 +28,7 @@ class Stretches {
 
     int64_t count() const { return int64_t(stretches_.size()); }
 
-    // The stretch whose turn is the index-th. A sequence's tokens attend to the same keys one after the other.
+    // The stretch whose turn is the index-th. A sequence's tokens attend to the same keys in turn.
     int64_t in_turn(int64_t index) const { return order_[index]; }
 
     // Floats of a stretch's partial results: [query_heads, head_dim + 2].
@@ -84,11 +84,15 @@ class Stretches {
 
     int64_t width() const { return model_.head_dim + 2; }
 
+    // Of so many tokens the queries and what they come to stay in the cache beside a stretch's keys.
+    static constexpr int64_t tokens_in_turn = 16;
+
     void put_in_order() {
         for (int64_t token = 0, end = 0; token < step_.num_tokens; token = end) {
             const int64_t table = step_.table_starts[token];
             int64_t longest = 0;
-            for (end = token; end < step_.num_tokens && step_.table_starts[end] == table; end++) {
+            const int64_t most = std::min(step_.num_tokens, token + tokens_in_turn);
+            for (end = token; end < most && step_.table_starts[end] == table; end++) {
                 longest = std::max(longest, first_[end + 1] - first_[end]);
             }
             for (int64_t at = 0; at < longest; at++) {
