@@ -19,7 +19,7 @@ constexpr int64_t compact_columns = 8;
 constexpr int64_t compact_code_bytes = 64, compact_low_bytes = 64;
 constexpr int64_t compact_unit_bytes = compact_code_bytes + 2 * compact_low_bytes;
 
-// What a panel has besides.
+// What a panel has before its units.
 struct CompactHeader {
     uint8_t table[16];     // high bytes by code
     int32_t first, last;   // the panel's exceptions, sorted by lane, then column

@@ -143,7 +143,7 @@ __attribute__((noinline)) void panel_of(const Matrix& matrix, const QuantizedRow
 }
 
 // The same for a number of rows that is known when it is called, `most` at most.
-template <bool ahead, int most = Int::most_rows>
+template <bool ahead, int most>
 void panel_times(int64_t num_rows, const Matrix& matrix, const QuantizedRows& x, int64_t m, int64_t panel,
                  int64_t first, int64_t last, float* out, int64_t ldo, bool accumulate) {
     if constexpr (most > 1) {
@@ -157,7 +157,8 @@ void panel_times(int64_t num_rows, const Matrix& matrix, const QuantizedRows& x,
 // From so many rows of x on the processor's prefetchers fall behind.
 constexpr int64_t int8_ahead_rows = 9, int4_ahead_rows = 7;
 
-// Rows of x go through a panel in blocks of about the same size. With many of them the last block fetches the next panel.
+// Rows of x go through a panel in blocks of about the same size. With many of them the last block fetches the next
+// panel.
 void linear_packed(const Matrix& matrix, const QuantizedRows& x, int64_t first, int64_t last, float* out, int64_t ldo,
                    bool accumulate) {
     static_assert(Int::lanes == Vec::width);
@@ -167,7 +168,8 @@ void linear_packed(const Matrix& matrix, const QuantizedRows& x, int64_t first, 
     for (int64_t panel = first / panel_rows; panel * panel_rows < last; panel++) {
         for (int64_t block = 0, m = 0; block < num_blocks; block++) {
             const int64_t size = (x.num_rows - m) / (num_blocks - block);
-            const auto times = ahead && block + 1 == num_blocks ? panel_times<true, Int::most_rows> : panel_times<false, Int::most_rows>;
+            const bool fetches = ahead && block + 1 == num_blocks;
+            const auto times = fetches ? panel_times<true, Int::most_rows> : panel_times<false, Int::most_rows>;
             times(size, matrix, x, m, panel, first, last, out, ldo, accumulate);
             m += size;
         }
