@@ -21,6 +21,7 @@ setup: .venv/packages.stamp ## virtual environment, pinned packages, embedded mo
 	@$(BIN)/tandem download
 	@$(BIN)/tandem quantize smollm2-135m-instruct --mode int4 --if-missing
 	@$(BIN)/python -m shard_worker.native.build
+	@$(BIN)/tandem screen-draft smollm2-135m-instruct-int4 --if-missing
 
 demo: setup ## start a gateway and two ranks, stream one answer, stop; PROMPT="..." asks something else
 	@$(BIN)/tandem demo -- $${DEMO_PROMPT:+"$$DEMO_PROMPT"}

@@ -1,22 +1,29 @@
 """From settings to a proposer with a model."""
 
+import logging
 from pathlib import Path
 
 from common.manifest import read_manifest
 from draft_worker.calibration_file import read_calibration
 from draft_worker.model_proposer import DRAFTING_IDS, ModelProposer
 from draft_worker.proposer import About
+from draft_worker.screen_file import read_screen
 from draft_worker.settings import DraftSettings
 from draft_worker.text import Drawing
 from shard_worker.engine import Engine
 from shard_worker.settings import ShardSettings
 
+log = logging.getLogger(__name__)
 
-def load_model_proposer(settings: DraftSettings, folder: Path) -> ModelProposer:
-    """Load the draft's checkpoint in `folder`, and what was measured of it with its targets.
+
+def load_model_proposer(settings: DraftSettings, folder: Path, is_screened: bool = True) -> ModelProposer:
+    """Load the draft's checkpoint in `folder`, what was measured of it with its targets, and its head's screen, if any.
 
     Raises CheckpointError or SettingsError when that cannot be.
     """
+    screen = read_screen(folder) if is_screened else None
+    if screen is not None:
+        log.info("a screen of rank %d finds where to read the head", screen.down.out_features)
     engine = Engine.load(
         ShardSettings(
             model=folder,
@@ -28,7 +35,8 @@ def load_model_proposer(settings: DraftSettings, folder: Path) -> ModelProposer:
             # One step never has more: rows of DRAFTING_IDS each, and a chunk of prefill.
             max_step_tokens=settings.max_step_rows * DRAFTING_IDS + settings.prefill_chunk_tokens,
             native=settings.native,
-        )
+        ),
+        screen,
     )
     manifest, _ = read_manifest(folder)
     info = engine.info

@@ -116,7 +116,8 @@ class ModelProposer:
 
         Only where every text is being drafted for: nobody else can ask then, and wait for a longer step.
         """
-        asks = [row.chain.ask for row in rows if row.chain.ask is not None and row.can_continue]
+        drawing = [row for row in rows if row.can_continue and row.num_ids <= DRAFTING_IDS]
+        asks = [row.chain.ask for row in drawing if row.chain.ask is not None]
         if not len(asks) == len(rows) == len(self._chains):
             return 0
         wanted = min(row.chain.count - len(row.line.tokens) for row in rows)

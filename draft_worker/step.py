@@ -32,7 +32,7 @@ class Row:
     @property
     def can_continue(self) -> bool:
         """Whether the engine can feed what it draws: the draft's token is then always the best by noised score."""
-        return self.num_ids == 1 and self.drafts and not truncates(self.chain.text.drawing.sampling)
+        return self.drafts and not truncates(self.chain.text.drawing.sampling)
 
 
 class Stepper:

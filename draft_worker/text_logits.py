@@ -1,4 +1,4 @@
-"""A checkpoint's logits over whole texts, for comparing two models. One text at a time, nothing kept between."""
+"""A checkpoint's hidden states and logits over whole texts. One text at a time, nothing kept between."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +11,7 @@ from shard_worker.batch import build_inputs
 from shard_worker.checkpoint.reader import CheckpointReader
 from shard_worker.model.attention import fast_attention
 from shard_worker.model.kv_cache import KVCache
+from shard_worker.model.linear import Linear
 from shard_worker.model.weights import load_model
 from shard_worker.parallel import form_group
 from shard_worker.partition import partition
@@ -33,9 +34,20 @@ class TextModel:
         self._cache = KVCache(arch.layers, 1, max_length, arch.kv_heads, arch.head_dim, dtype, device)
         self._dtype, self._device = dtype, device
 
-    @torch.inference_mode()
+    @property
+    def head(self) -> Linear:
+        """What makes logits of hidden states."""
+        return self._model.head
+
     def logits(self, ids_n: Tensor) -> Iterator[Tensor]:
         """Yield float32[P, V], the raw logits after each id of a text, int64[n], a chunk of positions at a time."""
+        for hidden_PM in torch.split(self.hidden(ids_n), CHUNK_POSITIONS):
+            with torch.inference_mode():
+                yield self._model.logits(hidden_PM)
+
+    @torch.inference_mode()
+    def hidden(self, ids_n: Tensor) -> Tensor:
+        """Return float32[n, M], what the head takes after each id of a text, int64[n]."""
         one, length = np.ones(1, dtype=np.int64), len(ids_n)
         rows = Rows(
             sequences_R=0 * one,
@@ -52,5 +64,5 @@ class TextModel:
         )
         block_size, windows = self._cache.block_size, self._model.windows
         inputs = build_inputs(rows, block_size, self._dtype, self._device, windows=windows)
-        for hidden_PM in self._model(inputs, self._cache).split(CHUNK_POSITIONS):
-            yield self._model.logits(hidden_PM)
+        hidden_PM: Tensor = self._model(inputs, self._cache)
+        return hidden_PM

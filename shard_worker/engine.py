@@ -19,6 +19,7 @@ from shard_worker.gpu.sampler import GraphSampler
 from shard_worker.gpu.selection import gpu_decoder
 from shard_worker.memory import size_kv_cache
 from shard_worker.model.attention import ATTENTION_PATHS
+from shard_worker.model.head_screen import HeadScreen
 from shard_worker.model.kv_cache import KVCache
 from shard_worker.model.llama import Llama
 from shard_worker.model.weights import load_model
@@ -72,8 +73,8 @@ class Engine:
         )
 
     @classmethod
-    def load(cls, settings: ShardSettings) -> "Engine":
-        """Join the rank group and load this rank's slice of the checkpoint.
+    def load(cls, settings: ShardSettings, screen: HeadScreen | None = None) -> "Engine":
+        """Join the rank group and load this rank's slice of the checkpoint. `screen` is for a draft, which may err.
 
         Raises CheckpointError or SettingsError when the checkpoint or the settings cannot be used.
         """
@@ -94,6 +95,7 @@ class Engine:
         )
         path = ATTENTION_PATHS[settings.attention]
         model = load_model(reader, arch, part, group, path, dtype, device, quantization)
+        model.screen = screen
         num_blocks = size_kv_cache(settings, arch, part, dtype, device)
         cache = KVCache(
             arch.layers, num_blocks, settings.block_size_tokens, part.kv_heads.size, arch.head_dim, dtype, device

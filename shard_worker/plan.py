@@ -204,8 +204,8 @@ def _require_continuable(rows: Rows) -> None:
     passes = int(rows.continued_R.max(initial=0))
     _require(bool((rows.continued_R == passes).all()), "row_continued differs between rows")
     _require(passes <= MAX_CONTINUED_PASSES, f"row_continued exceeds {MAX_CONTINUED_PASSES}")
-    are_decodes = (rows.lengths_R == 1) & (rows.sampled_R == 1) & (rows.scored_R == 0)
-    _require(not passes or bool(are_decodes.all()), "row_continued: only for rows of one id, sampled once")
+    are_drawn = (rows.sampled_R == 1) & (rows.scored_R == 0)
+    _require(not passes or bool(are_drawn.all()), "row_continued: only for rows sampled once, not scored")
 
 
 def starts(lengths: Counts) -> Counts:

@@ -41,6 +41,7 @@ COMMANDS = {
         "shard_worker.commands.random_init:random_init", "Make a checkpoint of random weights, for speed."
     ),
     "trim-draft": LazyCommand("draft_worker.commands.trim:trim_draft", "Make a draft of frequent tokens alone."),
+    "screen-draft": LazyCommand("draft_worker.commands.screen:screen_draft", "Let a draft read less of its head."),
     "calibrate-draft": LazyCommand(
         "draft_worker.commands.calibrate:calibrate_draft", "Find a draft's best temperature for a target."
     ),

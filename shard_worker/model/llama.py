@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from common.manifest import Architecture, Variations
 from shard_worker.model.attention import PLAIN, AttentionPath, HeadMap, RowBucket, Scoring, alibi_slopes
 from shard_worker.model.feed_forward import Experts, FeedForward, place
+from shard_worker.model.head_screen import HeadScreen
 from shard_worker.model.kv_cache import KVCache
 from shard_worker.model.rope import RopeTable, rotate
 from shard_worker.parallel import RankGroup
@@ -131,6 +132,7 @@ class Llama(nn.Module):
         self.layers = nn.ModuleList(Layer(arch, part, path, heads, group, index) for index in range(arch.layers))
         self.norm = _norm(arch)
         self.head = place(part.vocabulary.size, arch.hidden_size)
+        self.screen: HeadScreen | None = None
         self.rope, self.local_rope = rope, local_rope
         self.departures = arch.departures
         v = arch.variations

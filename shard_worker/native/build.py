@@ -10,7 +10,8 @@ from shard_worker.native.compiler import Unit, build_library, library_path
 
 NAME = "tandem-kernels"
 SOURCES = Path(__file__).parent / "csrc"
-SHARED = ("api", "compact", "decoder", "dispatch", "draw_op", "linear_op", "passes", "team", "kernels_portable")
+_PARTS = ("api", "compact", "decoder", "dispatch", "draw_op", "linear_op", "passes", "screen", "team")
+SHARED = (*_PARTS, "kernels_portable")
 _AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma")
 # Only the kernels' own files may hold instructions that a processor may lack: which to use is found at run time.
 X86_FLAGS = {

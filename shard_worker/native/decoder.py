@@ -22,6 +22,7 @@ from shard_worker.native.structures import (
     CLayer,
     CModel,
     CPasses,
+    CScreen,
     CStep,
     Matrix,
     compact_matrix,
@@ -72,6 +73,8 @@ class NativeDecoder:
         self.sampler = NativeSampler(runner, part.vocabulary.start, self.trimmed)
         self._rounds = cache.layer(0).dtype == torch.bfloat16
         self._embedding, self.head = matrix_of(model.embedding), _head_matrix(model)
+        self._screen = None if model.screen is None else (matrix_of(model.screen.down), matrix_of(model.screen.up))
+        self._num_panels = 0 if model.screen is None else model.screen.num_panels
         layers = [layer for layer in model.layers if isinstance(layer, Layer)]
         self._matrices = [_layer_matrices(layer) for layer in layers]
         self._vectors = [_head_vectors(layer) for layer in layers]
@@ -117,6 +120,13 @@ class NativeDecoder:
     def compact_saved_bytes(self) -> int:
         """How much less of the weights a decode step reads than they take in bfloat16."""
         return sum(matrix.saved_bytes for matrices in (*self._matrices, (self.head,)) for matrix in matrices)
+
+    @property
+    def screen(self) -> CScreen:
+        """What drawing looks at before the head (csrc/screen.h); it lives as long as this object."""
+        if self._screen is None:
+            return CScreen()
+        return CScreen(*(matrix.struct for matrix in self._screen), self._num_panels)
 
     def takes(self, num_tokens: int) -> bool:
         """Return whether a step of so many tokens is faster here than in PyTorch."""

@@ -27,6 +27,7 @@ class NativePasses:
         all_reduce = decoder.all_reduce
         self._call = CPasses(
             head=decoder.head.struct,
+            screen=decoder.screen,
             size=decoder.head.rows,
             first_id=decoder.first_id,
             kept_ids=decoder.sampler.kept_ids,

@@ -1,4 +1,4 @@
-"""The C structs of csrc/kernels.h, decoder.h and passes.h, field by field, and the matrices made of tensors."""
+"""The C structs of csrc/kernels.h, decoder.h, screen.h and passes.h, field by field, and matrices made of tensors."""
 
 import ctypes
 from collections.abc import Sequence
@@ -102,6 +102,16 @@ class CDraws(ctypes.Structure):
     ]
 
 
+class CScreen(ctypes.Structure):
+    """tandem::Screen."""
+
+    _fields_: ClassVar[Sequence[tuple[str, Any]]] = [
+        ("down", CMatrix),
+        ("up", CMatrix),
+        ("num_panels", ctypes.c_int64),
+    ]
+
+
 class CPasses(ctypes.Structure):
     """tandem::Passes."""
 
@@ -109,6 +119,7 @@ class CPasses(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("num_rows", "num_passes")),
         *((name, ctypes.c_void_p) for name in ("rows", "ids", "blocks", "temperatures", "seeds")),
         ("head", CMatrix),
+        ("screen", CScreen),
         *((name, ctypes.c_int64) for name in ("size", "first_id", "num_noised", "num_top", "num_raw")),
         *((name, ctypes.c_void_p) for name in ("kept_ids", "hidden", "logits", "records")),
         ("num_ahead", ctypes.c_int64),

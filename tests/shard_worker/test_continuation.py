@@ -15,14 +15,14 @@ WIDTH = 2  # of the lists of noised candidates
 class Streams:
     """Three sequences, prefilled together; every step's records, position by position for each sequence."""
 
-    def __init__(self, ranks: LocalRanks, ahead: int) -> None:
+    def __init__(self, ranks: LocalRanks, ahead: int, continued: int = 0) -> None:
         ranks.driver()
         self._ranks, self._ahead = ranks, ahead
         self.ids = [list(prompt) for prompt in PROMPTS]
         self.records: list[list[tuple[bytes, ...]]] = [[], [], []]
         self.results: list[pb.StepResult] = []
-        rows = [PlanRow(index, 0, self.ids[index], BLOCKS[index], 1) for index in range(3)]
-        self._run(make_plan(rows, [opened(index) for index in range(3)]), (0, 1, 2), 1)
+        rows = [PlanRow(s, 0, self.ids[s], BLOCKS[s], 1, (), ahead, continued) for s in range(3)]
+        self._run(make_plan(rows, [opened(index) for index in range(3)]), (0, 1, 2), 1 + continued)
 
     def decode(self, order: tuple[int, ...], continued: int = 0) -> None:
         """Run a decode of the sequences in this order, each continued so many times."""
@@ -72,6 +72,17 @@ def test_records_are_those_of_single_steps(ranks: LocalRanks, ahead: int) -> Non
         streams.decode(order, continued)
         was_ahead.append(any(result.ahead_ns for result in streams.results))
     assert was_ahead == [bool(ahead)] * 3
+    assert streams.ids == expected.ids
+    if is_native(ranks):
+        assert streams.records == expected.records
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_rows_that_read_several_ids_go_on_as_well(ranks: LocalRanks, ahead: int) -> None:
+    expected = one_at_a_time(ranks, 4)
+    streams = Streams(ranks, ahead, continued=3)
+    streams.decode((0, 1, 2))
+    assert any(result.ahead_ns for result in streams.results) == bool(ahead)
     assert streams.ids == expected.ids
     if is_native(ranks):
         assert streams.records == expected.records

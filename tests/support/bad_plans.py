@@ -62,7 +62,7 @@ def bad_rows(bounds: Bounds) -> dict[str, Change]:
         "run ahead beyond the table": _full_row_ahead(bounds.block_size),
         "continued lacks an entry": _u32("row_continued", [1]),
         "continued beside what is not a decode": _u32("row_continued", [0, 1]),
-        "continued with a row of several ids": _u32("row_continued", [1, 1]),
+        "continued with a row that is scored": _u32("row_continued", [1, 1]),
         "continued in different ways": _decodes([1, 2]),
         "continued too often": _decodes([16, 16]),
         "continued is huge": _decodes([big, big]),

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 
+#include "best.h"
 #include "kernels.h"
 
 namespace {
@@ -11,7 +13,7 @@ namespace {
 using tandem::attention_stretch;
 using tandem::AttentionTask;
 
-// Scores of `queries` query heads against four keys: a key is widened once for all of them.
+// Products of `queries` query heads with four keys: a key is widened once for all of them.
 template <int queries, class T>
 void score4(const AttentionTask& task, int64_t query, const T* const* keys, float* scores) {
     const int64_t head_dim = task.head_dim;
@@ -31,33 +33,33 @@ void score4(const AttentionTask& task, int64_t query, const T* const* keys, floa
             }
         }
     }
-    const float scale = 1.0f / __builtin_sqrtf(float(head_dim));
     for (int g = 0; g < queries; g++) {
-        float totals[4];
+        float* totals = scores + (query + g) * attention_stretch;
         Vec::sum4(sums[g], totals);
-        for (int i = 0; i < 4; i++) {
+        for (int i = 0; d < head_dim && i < 4; i++) {
             for (int64_t rest = d; rest < head_dim; rest++) {
                 totals[i] = Vec::fma1(q[g * head_dim + rest], widen(keys[i][rest]), totals[i]);
             }
-            scores[(query + g) * attention_stretch + i] = totals[i] * scale;
         }
     }
 }
 
-// Replace the first `count` scores by exp(score - maximum), the rest by 0; give out the maximum and the sum.
-void exponentials(float* scores, int64_t count, float* maximum_and_sum) {
-    float maximum = scores[0];
-    for (int64_t at = 1; at < count; at++) {
-        maximum = std::max(maximum, scores[at]);
+// Replace the first `count` products by exp(score - maximum), where a score is product * scale, and the rest by 0; give
+// out the maximum and the sum.
+void exponentials(float* scores, int64_t count, float scale, float* maximum_and_sum) {
+    const int64_t whole = (count + Vec::width - 1) / Vec::width * Vec::width;
+    std::fill(scores + count, scores + whole, -INFINITY);
+    for (int64_t at = 0; at < whole; at += Vec::width) {
+        Vec::store(scores + at, Vec::mul(Vec::load(scores + at), Vec::fill(scale)));
     }
+    const float maximum = largest(scores, whole);
     Vec::Reg total = Vec::zero();
-    for (int64_t at = 0; at < count; at += Vec::width) {
-        Vec::store(scores + at, exponential(Vec::add(Vec::load(scores + at), Vec::fill(-maximum))));
-        for (int64_t beyond = count; beyond < at + Vec::width; beyond++) {
-            scores[beyond] = 0.0f;
-        }
-        total = Vec::add(total, Vec::load(scores + at));
+    for (int64_t at = 0; at < whole; at += Vec::width) {
+        const Vec::Reg shares = exponential(Vec::add(Vec::load(scores + at), Vec::fill(-maximum)));
+        Vec::store(scores + at, shares);
+        total = Vec::add(total, shares);
     }
+    std::fill(scores + count, scores + whole, 0.0f);
     maximum_and_sum[0] = maximum;
     maximum_and_sum[1] = Vec::sum(total);
 }
@@ -134,8 +136,10 @@ void attend_group(const AttentionTask& task, int64_t query, const T* const* keys
         }
         score4<queries>(task, query, keys + at, task.scores + at);
     }
+    const float scale = 1.0f / __builtin_sqrtf(float(task.head_dim));
     for (int64_t g = query; g < query + queries; g++) {
-        exponentials(task.scores + g * attention_stretch, count, task.out + g * (task.head_dim + 2) + task.head_dim);
+        float* maximum_and_sum = task.out + g * (task.head_dim + 2) + task.head_dim;
+        exponentials(task.scores + g * attention_stretch, count, scale, maximum_and_sum);
     }
     const T* values[attention_stretch];
     for (int64_t at = 0; at < count; at++) {

@@ -135,6 +135,16 @@ int merge_winners(const Passes& passes, const Draws& draws, const std::vector<in
     return 0;
 }
 
+// The logits of the first `num_rows` hidden states.
+void run_head(const Kernels& kernels, Team& team, const Model& model, const Passes& passes, int64_t num_rows,
+              float* logits) {
+    const Matrix& head = passes.head;
+    if (passes.screen.num_panels && is_worth_screening(passes.screen, head, num_rows)) {
+        return run_screened(kernels, team, passes.screen, head, passes.hidden, num_rows, logits, model.rounds);
+    }
+    run_linear(kernels, team, head, passes.hidden, num_rows, logits, model.rounds);
+}
+
 // Where each row's first sampled position lies among all.
 std::vector<int64_t> first_sampled(const Passes& passes) {
     std::vector<int64_t> first(passes.num_rows);
@@ -154,7 +164,7 @@ int run_passes(const Kernels& kernels, Team& team, const Model& model, const Pas
         }
         const Draws draws = tokens.draws(pass);
         if (draws.num_rows) {
-            run_linear(kernels, team, passes.head, passes.hidden, draws.num_rows, tokens.logits(pass), model.rounds);
+            run_head(kernels, team, model, passes, draws.num_rows, tokens.logits(pass));
             run_draws(kernels, team, draws);
         }
         if (pass + 1 == passes.num_passes) {

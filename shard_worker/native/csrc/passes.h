@@ -1,7 +1,7 @@
 // Several passes of a step in one call: each decodes every row once and feeds its own winner to the next.
 #pragma once
 
-#include "decoder.h"
+#include "screen.h"
 
 namespace tandem {
 
@@ -15,6 +15,7 @@ struct Passes {
     const float* temperatures;  // [num_rows], as are the seeds; 0: greedy
     const uint64_t* seeds;
     Matrix head;
+    Screen screen;
     DrawShape shape;
     float* hidden;     // [sampled and scored, width]: of the first pass, the sampled ones first
     float* logits;     // [num_passes, sampled, size]
