@@ -23,6 +23,7 @@ class Row:
     cap: the most tokens that make sense: what the request allows, what it lacks less one, for n-grams what was found.
     waits: its draft comes from a worker that is waited for. drafting: it drafted last time; None where that is
     unknown, and nothing holds it to either side. probes_only: it may draft, but is not chosen for what that would earn.
+    ran_ahead: the ranks have computed the step without a draft already, so that only the one after it can have one.
     """
 
     acceptance: Acceptance
@@ -30,6 +31,7 @@ class Row:
     waits: bool
     drafting: bool | None = None
     probes_only: bool = False
+    ran_ahead: bool = False
 
 
 def choose_lengths(

@@ -7,6 +7,7 @@ import logging
 import time
 from array import array
 from collections.abc import Iterable
+from functools import partial
 
 from common.telemetry.metrics import STEP_BOUNDS_S, Histogram
 from gateway.generation import Generation
@@ -48,6 +49,7 @@ class Speculator:
         self._drafters: dict[Generation, Drafter] = {}
         self._overhead = TurnOverhead()
         self._turn_began_ns = 0  # what the turn waits for drafts is not of it
+        self._passes = 1  # of the last turn
         self._worker_use = WorkerUse()
 
     async def run(self) -> None:
@@ -87,14 +89,21 @@ class Speculator:
             return
         has_worker = self.pool is not None and self.pool.num_ready > 0
         is_crowded = len(self._drafters) >= REST_ROWS and not self._worker_use.pays(len(self._drafters))
-        rows = [drafter.row(has_worker, self._reads_text, is_crowded) for drafter in drafters]
-        lengths = self._control.next_lengths([drafter.length for drafter in drafters], rows, self._overhead, num_others)
+        goodput = partial(self._control.goodput, num_rows=len(drafters), overhead=self._overhead)
+        rows = [drafter.row(has_worker, self._reads_text, is_crowded, goodput) for drafter in drafters]
+        lengths = self._control.next_lengths(
+            [drafter.length for drafter in drafters], rows, self._overhead, num_others, self._passes
+        )
         drafting = {drafter: length for drafter, length in zip(drafters, lengths, strict=True) if length}
         # A row that was run ahead is as good as computed: drafts behind it would have it computed again.
         wanted = {drafter: length for drafter, length in drafting.items() if not drafter.ran_ahead}
         asked = {drafter: length for drafter, length in wanted.items() if drafter.asked_source == "worker"}
         if waiting := sum(row.waits and row.cap > 0 for row in rows):
             self._worker_use.observe(len(self._drafters), sum(not d.length.is_probing for d in asked) / waiting)
+        for drafter in drafters if self.pool is not None else ():
+            if drafter.length.tells:
+                drafter.announced = True
+                self.pool.ask(drafter.request, 0, 0.0)
         if asked:
             await self._ask(asked)
         for drafter in drafters:
@@ -121,7 +130,10 @@ class Speculator:
             for tokens in (1,) * len(drawn) if row.continued else (len(drawn),):
                 drafter.verified(drafted, min(accepted, drafted), tokens)
                 total.verified(drafted, min(accepted, drafted), tokens, by_ngram=False)
+            if drafted:
+                drafter.compare(drawn)
             drafter.ran_ahead = goes_on
+        self._passes = plan.passes
         if not plan.prefill_tokens:
             turn_s = (time.perf_counter_ns() - self._turn_began_ns) * 1e-9
             if (pass_s := self._costs.predict(plan.decode_tokens)) is not None:

@@ -6,7 +6,7 @@ from statistics import mean
 import pytest
 
 from gateway.speculation.acceptance import Acceptance
-from gateway.speculation.length_control import PROBE_STEPS, DraftLength, LengthControl
+from gateway.speculation.length_control import PROBE_STEPS, STRETCH_STEPS, DraftLength, LengthControl
 from gateway.speculation.step_costs import DraftCosts, StepCosts
 from gateway.speculation.turn_overhead import TurnOverhead
 from tests.gateway.speculation.simulation import Machine, Request, run
@@ -39,7 +39,7 @@ def test_one_request_comes_within_5_percent_of_the_best_fixed_length_in_100_step
     step_s: Callable[[int], float], hidden: bool, chance: float
 ) -> None:
     shares = []
-    for seed in range(6):
+    for seed in range(20):
         machine = Machine(step_s, (lambda count: 0.0) if hidden else unhidden_s, seed)
         request = Request([chance] * 8, Acceptance())
         run(machine, [request], 100)
@@ -153,10 +153,48 @@ def test_whoever_only_probes_is_not_chosen_until_then() -> None:
     for _ in range(4):
         costs.observe(1, 0.010)
     control, draft = LengthControl(costs, DraftCosts(costs)), DraftLength()
-    rows = [draft.row(acceptance, 8, True, probes_only=True) for _ in range(PROBE_STEPS + 1)]
-    lengths = [control.next_lengths([draft], [row], TurnOverhead())[0] for row in rows]
-    assert lengths == [0] * PROBE_STEPS + [1]
-    assert control.next_lengths([draft], [draft.row(acceptance, 8, True)], TurnOverhead()) == [1], "as it pays by far"
+    rows = [draft.row(acceptance, 8, True, probes_only=True) for _ in range(PROBE_STEPS + 2)]
+    told, lengths = [], []
+    for row in rows:
+        lengths += control.next_lengths([draft], [row], TurnOverhead())
+        told.append(draft.tells)
+    assert lengths == [0] * PROBE_STEPS + [0, 1]
+    assert told == [False] * PROBE_STEPS + [True, False], "the worker reads what it missed before it is asked"
+    assert control.next_lengths([draft], [draft.row(acceptance, 8, True)], TurnOverhead()) == [2], "as it pays by far"
+
+
+def test_a_row_that_ran_ahead_probes_a_turn_later() -> None:
+    acceptance, draft = Acceptance(), DraftLength()
+    for _ in range(PROBE_STEPS):
+        draft.settle(draft.row(acceptance, 8, False), 0, 0)
+    ahead, row = draft.row(acceptance, 8, False, ran_ahead=True), draft.row(acceptance, 8, False)
+    assert draft.steps_overdue() == 1
+    assert draft.settle(ahead, 0, 1) == 1, "it wants to, so that it does not run ahead again"
+    assert not draft.is_probing and draft.steps_overdue() == 1
+    assert draft.settle(row, 0, 1) == 1 and draft.is_probing and draft.steps_overdue() == 0
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_worker_s_accepted_probes_grow(waits: bool) -> None:
+    acceptance, draft = Acceptance(), DraftLength()
+    row, tried = draft.row(acceptance, 8, waits), []
+    for accepted in (1, 2, 1, 3, 0, 1):
+        length = draft.probe_length(row, 4)
+        tried.append(draft.settle(row, 0, length))
+        acceptance.record(length, min(accepted, length))
+    assert tried == ([1, 2, 3, 3, 4, 1] if waits else [1] * 6)
+
+
+def test_a_worker_drafts_one_more_now_and_then() -> None:
+    """Wherever two tokens are wrongly thought best: what three take was never measured."""
+    acceptance, draft = Acceptance(), DraftLength()
+    row = draft.row(acceptance, 8, True)
+    lengths = []
+    for _ in range(2 * STRETCH_STEPS):
+        draft.settle(row, 2, 0)
+        lengths.append(draft.stretched(row, 2, 8))
+    assert lengths == ([2] * (STRETCH_STEPS - 1) + [3]) * 2
+    assert draft.stretched(row, 2, 2) == 2
 
 
 def test_where_several_are_served_nobody_drafts_while_one_waits_for_its_prompt() -> None:
