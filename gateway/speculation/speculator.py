@@ -100,8 +100,8 @@ class Speculator:
         asked = {drafter: length for drafter, length in wanted.items() if drafter.asked_source == "worker"}
         if waiting := sum(row.waits and row.cap > 0 for row in rows):
             self._worker_use.observe(len(self._drafters), sum(not d.length.is_probing for d in asked) / waiting)
-        for drafter in drafters if self.pool is not None else ():
-            if drafter.length.tells:
+        for drafter in drafters:
+            if drafter.length.tells and self.pool is not None:
                 drafter.announced = True
                 self.pool.ask(drafter.request, 0, 0.0)
         if asked:
