@@ -1,6 +1,5 @@
 """From settings to a proposer with a model."""
 
-import logging
 from pathlib import Path
 
 from common.manifest import read_manifest
@@ -13,8 +12,6 @@ from draft_worker.text import Drawing
 from shard_worker.engine import Engine
 from shard_worker.settings import ShardSettings
 
-log = logging.getLogger(__name__)
-
 
 def load_model_proposer(settings: DraftSettings, folder: Path, is_screened: bool = True) -> ModelProposer:
     """Load the draft's checkpoint in `folder`, what was measured of it with its targets, and its head's screen, if any.
@@ -22,8 +19,6 @@ def load_model_proposer(settings: DraftSettings, folder: Path, is_screened: bool
     Raises CheckpointError or SettingsError when that cannot be.
     """
     screen = read_screen(folder) if is_screened else None
-    if screen is not None:
-        log.info("a screen of rank %d finds where to read the head", screen.down.out_features)
     engine = Engine.load(
         ShardSettings(
             model=folder,

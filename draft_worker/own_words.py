@@ -4,6 +4,7 @@ import random
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,7 +35,7 @@ def own_words(folder: Path, num_texts: int, length: int, threads: int | None, pr
     first_ids = random.Random(0).choices(range(proposer.about.vocabulary_size), k=num_texts)
     for index, id in enumerate(first_ids):
         sampling = pb.Sampling(temperature=1.0, seed=index, repetition_penalty=1.0, top_p=1.0)
-        text = Text(Key(0, index), 1, torch.tensor([id], dtype=torch.int32).numpy(), Drawing(sampling, 1, ""))
+        text = Text(Key(0, index), 1, np.array([id], dtype=np.int32), Drawing(sampling, 1, ""))
         proposer.open(text)
         proposer.ask(Ask(text, 1, length - 1, time.perf_counter_ns(), None))
     written: dict[int, Ids] = {}
@@ -48,5 +49,5 @@ def own_words(folder: Path, num_texts: int, length: int, threads: int | None, pr
 
 def _ids(draft: Draft) -> Ids:
     text = draft.ask.text
-    text.commit(text.length, torch.tensor([token.id for token in draft.tokens], dtype=torch.int32).numpy())
+    text.commit(text.length, np.array([token.id for token in draft.tokens], dtype=np.int32))
     return text.ids

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.errors import CheckpointError
+from common.manifest import read_manifest
 from draft_worker.own_words import own_words
 from draft_worker.text_logits import CHUNK_POSITIONS, TextModel
 from shard_worker.checkpoint.reader import Progress
@@ -53,8 +54,7 @@ class Made:
 
 def make_screen(folder: Path, options: Options, progress: Progress) -> Made:
     """Return a screen for the draft in `folder`. Raises CheckpointError or SettingsError when it cannot be made."""
-    model = TextModel(folder, torch.bfloat16, torch.device("cpu"), options.text_tokens)
-    arch = model.manifest.architecture
+    arch = read_manifest(folder)[0].architecture
     if arch.head_size is not None:
         raise CheckpointError(f"{folder} is trimmed: its head has few rows already")
     if options.rank % BLOCK_COLUMNS or not options.rank < arch.hidden_size:
@@ -65,6 +65,7 @@ def make_screen(folder: Path, options: Options, progress: Progress) -> Made:
         raise CheckpointError(
             f"{options.num_panels} panels of {PANEL_ROWS} rows are half of {arch.vocabulary_size} tokens or more"
         )
+    model = TextModel(folder, torch.bfloat16, torch.device("cpu"), options.text_tokens)
     ids_Sn = own_words(folder, options.num_texts, options.text_tokens, options.threads, progress)
     states = []
     for index, ids_n in enumerate(ids_Sn):

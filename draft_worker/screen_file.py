@@ -11,6 +11,7 @@ from common.errors import CheckpointError
 from common.manifest import read_manifest
 from shard_worker.model.head_screen import HeadScreen
 from shard_worker.model.linear import FloatLinear, Int8Linear
+from shard_worker.native.packing import PANEL_ROWS
 
 SCREEN_FILE = "screen.safetensors"
 FORMAT, FORMAT_VERSION = "tandem-screen", "1"
@@ -45,8 +46,9 @@ def read_screen(folder: Path) -> HeadScreen | None:
             if about.get("checkpoint") != checkpoint_hash:
                 raise CheckpointError(f"{path} was made for other weights: make it anew by `tandem screen-draft`")
             rank = file.get_slice("down").get_shape()[0]
-            count, panels = about.get("num_panels", ""), -(-arch.vocabulary_size // 16)
-            if arch.head_size is not None or not count.isdecimal() or not 0 < int(count[:9]) < panels:
+            count, panels = about.get("num_panels", ""), -(-arch.vocabulary_size // PANEL_ROWS)
+            is_count = count.isdecimal() and len(count) < 10
+            if arch.head_size is not None or rank < 1 or not is_count or not 0 < int(count) < panels:
                 raise CheckpointError(f"{path} does not fit {manifest.name}")
             down_rK = _tensor(file.get_tensor("down"), (rank, arch.hidden_size), torch.bfloat16)
             q_Vr = _tensor(file.get_tensor("up.q"), (arch.vocabulary_size, rank), torch.int8)

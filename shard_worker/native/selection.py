@@ -55,6 +55,8 @@ def native_decoder(
         log.info("PyTorch computes every step, native kernels are not in use: %s", error)
         return None
     log.info("native kernels: %s, %d threads", runner.kernels, torch.get_num_threads())
+    if model.screen is not None:
+        log.info("a screen of rank %d finds where to read the head", model.screen.down.out_features)
     return decoder
 
 

@@ -139,7 +139,7 @@ int merge_winners(const Passes& passes, const Draws& draws, const std::vector<in
 void run_head(const Kernels& kernels, Team& team, const Model& model, const Passes& passes, int64_t num_rows,
               float* logits) {
     const Matrix& head = passes.head;
-    if (passes.screen.num_panels && is_worth_screening(passes.screen, head, num_rows)) {
+    if (is_worth_screening(passes.screen, head, num_rows)) {
         return run_screened(kernels, team, passes.screen, head, passes.hidden, num_rows, logits, model.rounds);
     }
     run_linear(kernels, team, head, passes.hidden, num_rows, logits, model.rounds);

@@ -90,7 +90,7 @@ class SecondLook : public Job {
 }  // namespace
 
 bool is_worth_screening(const Screen& screen, const Matrix& head, int64_t num_rows) {
-    return num_rows * screen.num_panels * slower < count_panels(head);
+    return screen.num_panels && num_rows * screen.num_panels * slower < count_panels(head);
 }
 
 void run_screened(const Kernels& kernels, Team& team, const Screen& screen, const Matrix& head, const float* x,

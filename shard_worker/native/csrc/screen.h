@@ -12,7 +12,7 @@ struct Screen {
     int64_t num_panels;  // looked at again for each row of x; 0: there is no screen
 };
 
-// Whether so many rows read less of a head than the whole.
+// Whether there is a screen with which so many rows read less of a head than the whole.
 bool is_worth_screening(const Screen& screen, const Matrix& head, int64_t num_rows);
 
 // out[m, n] = x[m] . head[n] in a row's panels, bit for bit what `run_linear` gives, and minus infinity in all others.
