@@ -166,8 +166,8 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     assert read_screen(folder) is None
     made = make_screen(folder, Options(RANK, PANELS, num_texts=2, text_tokens=64), quiet)
     write_screen(folder, made.screen, made.checkpoint_hash)
-    good, about = load_file(path), {"format": FORMAT, "format_version": "1", "checkpoint": made.checkpoint_hash}
-    about["num_panels"] = str(PANELS)
+    good = {name: tensor.clone() for name, tensor in load_file(path).items()}  # what it maps is overwritten below
+    about = {"format": FORMAT, "format_version": "1", "checkpoint": made.checkpoint_hash, "num_panels": str(PANELS)}
     assert read_screen(folder) is not None and not path.with_suffix(".new").exists()
 
     def refused(why: str, tensors: dict[str, torch.Tensor] | None = None, **changes: str) -> None:
